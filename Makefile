@@ -1,0 +1,21 @@
+# One command each; see CONTRIBUTING.md. PYTHON names the interpreter of a virtual environment with '.[cpu,dev]' dependencies.
+PYTHON ?= python
+BUILD ?= build/dev
+
+.PHONY: build test test-cxx lint format
+
+build: ## in-place developer build: libraries go into tfcompress_ops/; seconds when one kernel file changes
+	@test -f $(BUILD)/build.ninja || cmake -S . -B $(BUILD) -G Ninja -DTFCOMPRESS_IN_PLACE=ON -DPython_EXECUTABLE=$$($(PYTHON) -c 'import sys; print(sys.executable)') -Dpybind11_DIR=$$($(PYTHON) -m pybind11 --cmakedir)
+	cmake --build $(BUILD)
+
+test: build ## all Python tests
+	$(PYTHON) -m pytest
+
+lint: ## what CI checks
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+format:
+	$(PYTHON) -m ruff format .
+	$(PYTHON) -m ruff check --fix .

@@ -1,0 +1,159 @@
+#include "base/cpu.h"
+
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+#if defined(__x86_64__) || defined(__i386__)
+#include <cpuid.h>
+#define TFCOMPRESS_X86 1
+#endif
+
+namespace tfcompress {
+namespace {
+
+#ifdef TFCOMPRESS_X86
+
+struct X86Features {
+  bool avx2 = false, fma = false, f16c = false;
+  bool avx512f = false, avx512bw = false, avx512vl = false, avx512dq = false;
+  bool avx512vnni = false, avx512vbmi = false, avx512vpopcntdq = false, avx512bf16 = false;
+};
+
+uint64_t ReadXcr0() {
+  uint32_t lo, hi;
+  __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+  return (static_cast<uint64_t>(hi) << 32) | lo;
+}
+
+X86Features ReadFeatures() {
+  X86Features f;
+  unsigned a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return f;
+  const bool osxsave = (c >> 27) & 1;
+  if (!osxsave) return f;
+  // The operating system must save the registers too: XCR0 bits 1-2 for ymm, 5-7 for opmask and zmm.
+  const uint64_t xcr0 = ReadXcr0();
+  const bool os_ymm = (xcr0 & 0x6) == 0x6;
+  const bool os_zmm = (xcr0 & 0xe6) == 0xe6;
+  if (!os_ymm) return f;
+  f.fma = (c >> 12) & 1;
+  f.f16c = (c >> 29) & 1;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return f;
+  const unsigned max_subleaf = a;
+  f.avx2 = (b >> 5) & 1;
+  if (!os_zmm) return f;
+  f.avx512f = (b >> 16) & 1;
+  f.avx512dq = (b >> 17) & 1;
+  f.avx512bw = (b >> 30) & 1;
+  f.avx512vl = (b >> 31) & 1;
+  f.avx512vbmi = (c >> 1) & 1;
+  f.avx512vnni = (c >> 11) & 1;
+  f.avx512vpopcntdq = (c >> 14) & 1;
+  if (max_subleaf >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) f.avx512bf16 = (a >> 5) & 1;
+  return f;
+}
+
+Tier Detect() {
+  const X86Features f = ReadFeatures();
+  if (!(f.avx2 && f.fma && f.f16c)) return Tier::kPortable;
+  if (!(f.avx512f && f.avx512bw && f.avx512vl && f.avx512dq)) return Tier::kAvx2;
+  return f.avx512vnni ? Tier::kAvx512Vnni : Tier::kAvx512;
+}
+
+#else
+
+Tier Detect() { return Tier::kPortable; }
+
+#endif
+
+struct Choice {
+  Tier tier;
+  std::string error;
+};
+
+Choice Choose() {
+  const Tier detected = DetectedTier();
+  const char* cap = std::getenv("TFCOMPRESS_ISA");
+  if (cap == nullptr || *cap == '\0') return {detected, ""};
+  for (int t = 0; t < static_cast<int>(Tier::kCount); ++t) {
+    if (std::strcmp(cap, kTierNames[t]) == 0) {
+      return {t < static_cast<int>(detected) ? static_cast<Tier>(t) : detected, ""};
+    }
+  }
+  std::string names;
+  for (const char* name : kTierNames) names += std::string(names.empty() ? "" : ", ") + name;
+  return {detected, "the environment variable TFCOMPRESS_ISA must be one of " + names + "; received '" + cap + "'."};
+}
+
+int64_t CacheBytes(int name) {
+  const long bytes = sysconf(name);  // NOLINT(google-runtime-int): sysconf's type
+  return bytes > 0 ? bytes : 0;
+}
+
+}  // namespace
+
+Tier DetectedTier() {
+  static const Tier tier = Detect();
+  return tier;
+}
+
+Tier ActiveTier(std::string* error) {
+  static const Choice choice = Choose();
+  if (error != nullptr) *error = choice.error;
+  return choice.tier;
+}
+
+CpuInfo GetCpuInfo() {
+  CpuInfo info;
+#if defined(__linux__)
+  cpu_set_t set;
+  info.num_cpus = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+#else
+  info.num_cpus = static_cast<int>(std::thread::hardware_concurrency());
+#endif
+#ifdef _SC_LEVEL1_DCACHE_SIZE
+  info.l1d_bytes = CacheBytes(_SC_LEVEL1_DCACHE_SIZE);
+  info.l2_bytes = CacheBytes(_SC_LEVEL2_CACHE_SIZE);
+  info.l3_bytes = CacheBytes(_SC_LEVEL3_CACHE_SIZE);
+#endif
+#ifdef TFCOMPRESS_X86
+  unsigned a, b, c, d;
+  if (__get_cpuid(0, &a, &b, &c, &d)) {
+    char vendor[13] = {};
+    std::memcpy(vendor, &b, 4);
+    std::memcpy(vendor + 4, &d, 4);
+    std::memcpy(vendor + 8, &c, 4);
+    info.vendor = vendor;
+  }
+  char brand[49] = {};
+  for (unsigned leaf = 0; leaf < 3; ++leaf) {
+    if (!__get_cpuid(0x80000002u + leaf, &a, &b, &c, &d)) break;
+    const unsigned words[4] = {a, b, c, d};
+    std::memcpy(brand + 16 * leaf, words, 16);
+  }
+  info.model_name = brand;
+  const X86Features f = ReadFeatures();
+  const struct {
+    const char* name;
+    bool present;
+  } table[] = {{"avx2", f.avx2},           {"fma", f.fma},
+               {"f16c", f.f16c},           {"avx512f", f.avx512f},
+               {"avx512bw", f.avx512bw},   {"avx512vl", f.avx512vl},
+               {"avx512dq", f.avx512dq},   {"avx512vnni", f.avx512vnni},
+               {"avx512vbmi", f.avx512vbmi}, {"avx512vpopcntdq", f.avx512vpopcntdq},
+               {"avx512bf16", f.avx512bf16}};
+  for (const auto& row : table) {
+    if (row.present) info.features.push_back(row.name);
+  }
+#endif
+  return info;
+}
+
+}  // namespace tfcompress

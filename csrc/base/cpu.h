@@ -1,0 +1,43 @@
+// Which instruction-set tiers this CPU runs, and which one is in force.
+#ifndef TFCOMPRESS_BASE_CPU_H_
+#define TFCOMPRESS_BASE_CPU_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace tfcompress {
+
+// In ascending order: a CPU (and operating system) that runs a tier runs all tiers before it.
+enum class Tier : int {
+  kPortable,    // any CPU
+  kAvx2,        // AVX2, FMA, F16C
+  kAvx512,      // + AVX-512 F, BW, VL, DQ
+  kAvx512Vnni,  // + AVX-512 VNNI
+  kCount
+};
+
+inline constexpr const char* kTierNames[] = {"portable", "avx2", "avx512", "avx512vnni"};
+static_assert(sizeof(kTierNames) / sizeof(kTierNames[0]) == static_cast<int>(Tier::kCount), "every tier has a name");
+
+// The highest tier that this CPU and operating system run. Found once.
+Tier DetectedTier();
+
+// The tier in force: DetectedTier(), capped by the environment variable TFCOMPRESS_ISA (a tier's name). Read once, at first use.
+// An unknown name leaves `*error` non-empty; the result is then DetectedTier(). `error` may be null.
+Tier ActiveTier(std::string* error = nullptr);
+
+struct CpuInfo {
+  std::string vendor;
+  std::string model_name;
+  std::vector<std::string> features;  // the ones that matter to this library
+  int num_cpus = 1;                   // that this process may run on
+  int64_t l1d_bytes = 0;              // 0 where unknown
+  int64_t l2_bytes = 0;
+  int64_t l3_bytes = 0;
+};
+CpuInfo GetCpuInfo();
+
+}  // namespace tfcompress
+
+#endif  // TFCOMPRESS_BASE_CPU_H_

@@ -1,0 +1,59 @@
+// The table that every instruction-set file fills and that select.cc picks from.
+#ifndef TFCOMPRESS_FORMATS_INT8_KERNELS_H_
+#define TFCOMPRESS_FORMATS_INT8_KERNELS_H_
+
+#include "formats/int8/int8.h"
+
+namespace tfcompress::int8 {
+
+// One rectangle of the output: rows [row_begin, row_end), panels [panel_begin, panel_end).
+struct Block {
+  int64_t row_begin, row_end;
+  int64_t panel_begin, panel_end;
+};
+
+struct Kernels {
+  const char* integer_step;   // for people: the inner step of the integer path
+  const char* float_step;     // and of the weight-only path
+  int64_t x_group_bytes;      // bytes that a group of 4 quantised activations takes: 4 (int8) or 8 (int16)
+  double macs_per_cycle;      // integer multiply-adds per core and cycle that large tiles reach; for the planner
+  double float_macs_per_cycle;
+  // Computes one block. `scratch` is this task's own, 64-byte aligned, ScratchBytes() large.
+  void (*multiply_integer)(const MatMulArgs& args, const Block& block, void* scratch);
+  void (*multiply_float)(const MatMulArgs& args, const Block& block, void* scratch);
+};
+
+// Rows that a task quantises (or converts) at a time: their activations stay in L2 while all panels pass by.
+inline constexpr int64_t kMaxBlockRows = 48;  // a multiple of every row tile (2, 4, 6, 12)
+// K rows that the weight-only path dequantises at a time: 512 x 32 floats are 64 KiB, a part of L2.
+inline constexpr int64_t kFloatDepth = 512;
+inline constexpr int64_t kFloatColumns = 32;
+
+// Strides of scratch rows: whole cache lines, one line off the powers of two whose rows would share cache sets.
+inline constexpr int64_t QuantizedStrideBytes(int64_t k, int64_t x_group_bytes) {
+  return RoundUp(RoundUp(k, kGroup) / kGroup * x_group_bytes, 64) + 64;
+}
+inline constexpr int64_t FloatStrideBytes(int64_t k) { return RoundUp(k * 4, 64) + 64; }
+
+// What a task needs for `rows` rows (at most kMaxBlockRows are held at a time).
+inline constexpr int64_t ScratchBytes(const MatMulArgs& args, const Kernels& kernels, int64_t rows) {
+  const int64_t held = rows < kMaxBlockRows ? rows : kMaxBlockRows;
+  if (args.activations == Activations::kFloat) {
+    return held * (FloatStrideBytes(args.k) + kPanelWidth * 4) + kFloatDepth * kFloatColumns * 4;
+  }
+  return held * QuantizedStrideBytes(args.k, kernels.x_group_bytes);
+}
+
+const Kernels& PortableKernels();
+#ifdef TFCOMPRESS_HAVE_X86_TIERS
+const Kernels& Avx2Kernels();
+const Kernels& Avx512Kernels();
+const Kernels& Avx512VnniKernels();
+#endif
+
+// The kernels of a tier, or of the best one below it that was built for this machine.
+const Kernels& KernelsFor(Tier tier);
+
+}  // namespace tfcompress::int8
+
+#endif  // TFCOMPRESS_FORMATS_INT8_KERNELS_H_

@@ -1,0 +1,463 @@
+// The body of every int8 kernel: y = epilogue(x [m, k] times packed weights [k, n]) for one block of the output.
+//
+// An instruction-set file supplies two structs of primitives and includes this body:
+//
+//   Integer:  V             register of int32 sums, kOutputs outputs (each in one or two lanes)
+//             kOutputs      outputs of a register; a weight load is kOutputs * 4 bytes: kOutputs outputs x 4 k
+//             XElement      how a quantised activation lies in scratch memory: int8_t or int16_t
+//             kRowTile      most rows of a tile
+//             RegsFor(mr)   registers of outputs a tile of mr rows has (a power of two); mr * RegsFor(mr) sums stay in registers
+//             Zero, LoadWeights(bytes), Broadcast(4 activations), Dot(sums, weights, x), Add, StoreSums(int32*, sums)
+//   Float:    V             register of kLanes floats
+//             kRowTile, kRegs  tile of the dequantised path;  kDirectRows  rows up to which weights are converted in registers
+//             Zero, Load, Store, Broadcast(float*), Fma(a, b, c) = a * b + c
+//             Raw, LoadRaw(bytes), Decode<j>(raw): the weights k = 4 * group + j of kLanes outputs as floats
+//
+// Loop order, integer: blocks of kMaxBlockRows rows are quantised, then for every panel all row tiles pass over it, so that a panel
+// is read from memory once a block and from L2 after that. A tile runs over the whole of K with its sums in registers; the sums of
+// a row tile and panel (at most 6 x 64 int32: 1.5 KiB, in L1) then go through the epilogue.
+// Everything has internal linkage: see base/elementwise-inl.h.
+#ifndef TFCOMPRESS_FORMATS_INT8_MATMUL_INL_H_
+#define TFCOMPRESS_FORMATS_INT8_MATMUL_INL_H_
+
+#include "base/elementwise-inl.h"
+#include "formats/int8/kernels.h"
+
+namespace tfcompress::int8 {
+namespace {
+
+#define TFCOMPRESS_UNROLL _Pragma("GCC unroll 16")
+
+TFCOMPRESS_INLINE int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
+
+TFCOMPRESS_INLINE const char* XRow(const MatMulArgs& args, int64_t row) {
+  return static_cast<const char*>(args.x) + row * args.x_stride * ElementBytes(args.x_type);
+}
+
+// ---- Quantisation of activations -------------------------------------------------------------------------------------------
+
+constexpr int64_t kConvertChunk = 256;  // elements of bfloat16 or float16 that are widened at a time, on the stack
+
+// Of |x| as bits: integer order is float order, infinities and NaNs come last, and no denormal is ever an operand.
+TFCOMPRESS_INLINE uint32_t MaxMagnitudeBits(const float* x, int64_t n, uint32_t so_far) {
+  int32_t most = static_cast<int32_t>(so_far);
+  for (int64_t i = 0; i < n; ++i) {
+    const int32_t bits = BitCast<int32_t>(x[i]) & 0x7fffffff;
+    most = bits > most ? bits : most;
+  }
+  return static_cast<uint32_t>(most);
+}
+
+// Writes n quantised values and returns their sum. A NaN becomes 127: the caller voids its row.
+template <typename XElement>
+TFCOMPRESS_INLINE int32_t QuantizeChunk(const float* __restrict__ x, int64_t n, float inverse_scale, XElement* __restrict__ q) {
+  int32_t sum = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const float scaled = x[i] * inverse_scale;
+    const float below = scaled < 127.0f ? scaled : 127.0f;
+    const float clamped = below > -127.0f ? below : -127.0f;
+    const int32_t value = BitCast<int32_t>(clamped + kRoundMagic) - kRoundMagicBits;
+    q[i] = static_cast<XElement>(value);
+    sum += value;
+  }
+  return sum;
+}
+
+struct RowScale {
+  float scale;  // NaN voids the row
+  int32_t sum;  // of the quantised values
+};
+
+// Calls f(pointer to float32 values, how many) over a row, chunk by chunk where it must be converted first.
+template <typename F>
+TFCOMPRESS_INLINE void ForEachChunk(const char* row, ElementType type, int64_t k, const F& f) {
+  if (type == ElementType::kFloat32) {
+    f(reinterpret_cast<const float*>(row), int64_t{0}, k);
+    return;
+  }
+  float chunk[kConvertChunk];
+  for (int64_t i = 0; i < k; i += kConvertChunk) {
+    const int64_t n = Min(kConvertChunk, k - i);
+    LoadAsFloat(row + i * 2, type, chunk, n);
+    f(chunk, i, n);
+  }
+}
+
+template <typename XElement>
+RowScale QuantizeRow(const MatMulArgs& args, int64_t row, XElement* q) {
+  const char* x = XRow(args, row);
+  uint32_t most = 0;
+  ForEachChunk(x, args.x_type, args.k,
+               [&](const float* v, int64_t, int64_t n) { most = MaxMagnitudeBits(v, n, most); });
+  constexpr uint32_t kInfinity = 0x7f800000u;
+  constexpr uint32_t kTiny = (127u - 100u) << 23;  // 2^-100
+  const float nan = BitCast<float>(0x7fc00000u);
+  float scale, inverse_scale;
+  if (args.activations == Activations::kStatic) {
+    scale = most > kInfinity ? nan : args.x_scale;
+    inverse_scale = args.x_scale == 0.0f ? 0.0f : 1.0f / args.x_scale;
+  } else if (most >= kInfinity) {
+    scale = nan;
+    inverse_scale = 0.0f;
+  } else if (most < kTiny) {
+    scale = 0.0f;
+    inverse_scale = 0.0f;
+  } else {
+    scale = BitCast<float>(most) / 127.0f;
+    inverse_scale = 127.0f / BitCast<float>(most);
+  }
+  int32_t sum = 0;
+  ForEachChunk(x, args.x_type, args.k,
+               [&](const float* v, int64_t i, int64_t n) { sum += QuantizeChunk(v, n, inverse_scale, q + i); });
+  for (int64_t i = args.k; i % kGroup != 0; ++i) q[i] = 0;  // whatever bytes the kernel's padding holds, they count for nothing
+  return {scale, sum};
+}
+
+// ---- Epilogue ----------------------------------------------------------------------------------------------------------------
+
+// v[i] = activation(row_scale * (scale[i] * v[i] + mean[i] * row_sum) + bias[i]), stored as y's type; n <= kPanelWidth outputs.
+TFCOMPRESS_INLINE void FinishRow(const MatMulArgs& args, float* __restrict__ v, float row_scale, float row_sum, int64_t row,
+                                 int64_t column, int64_t n) {
+  const float* __restrict__ scale = args.scale + column;
+  if (args.mean != nullptr) {
+    const float* __restrict__ mean = args.mean + column;
+    for (int64_t i = 0; i < n; ++i) v[i] = row_scale * (scale[i] * v[i] + mean[i] * row_sum);
+  } else {
+    for (int64_t i = 0; i < n; ++i) v[i] = row_scale * (scale[i] * v[i]);
+  }
+  if (args.bias != nullptr) {
+    const float* __restrict__ bias = args.bias + column;
+    for (int64_t i = 0; i < n; ++i) v[i] += bias[i];
+  }
+  ApplyActivation(args.activation, v, n);
+  char* y = static_cast<char*>(args.y) + (row * args.y_stride + column) * ElementBytes(args.y_type);
+  StoreFromFloat(v, y, args.y_type, n);
+}
+
+TFCOMPRESS_INLINE void FinishIntegerRow(const MatMulArgs& args, const int32_t* __restrict__ sums, const RowScale& row_scale,
+                                        int64_t row, int64_t column, int64_t n) {
+  const int32_t zero_point_share = static_cast<int32_t>(kZeroPoint) * row_scale.sum;
+  if (args.y_type == ElementType::kInt32) {
+    int32_t* __restrict__ y = static_cast<int32_t*>(args.y) + row * args.y_stride + column;
+    for (int64_t i = 0; i < n; ++i) y[i] = sums[i] - zero_point_share;
+    return;
+  }
+  float v[kPanelWidth];
+  for (int64_t i = 0; i < n; ++i) v[i] = static_cast<float>(sums[i] - zero_point_share);
+  FinishRow(args, v, row_scale.scale, static_cast<float>(row_scale.sum), row, column, n);
+}
+
+// ---- Integer path --------------------------------------------------------------------------------------------------------------
+
+// sums[r][o] = sum over k of x[r][k] * byte(k, o), for MR rows and NR registers of outputs.
+template <class S, int MR, int NR>
+void IntegerTile(const uint8_t* w, int64_t w_stride, const typename S::XElement* x, int64_t x_stride, int64_t groups,
+                 int32_t* sums) {
+  using V = typename S::V;
+  // One row has few sums: two sets of them hide the latency of the multiply-adds.
+  constexpr int kSets = MR == 1 ? 2 : 1;
+  V acc[kSets][MR][NR];
+  TFCOMPRESS_UNROLL
+  for (int s = 0; s < kSets; ++s) {
+    TFCOMPRESS_UNROLL
+    for (int r = 0; r < MR; ++r) {
+      TFCOMPRESS_UNROLL
+      for (int v = 0; v < NR; ++v) acc[s][r][v] = S::Zero();
+    }
+  }
+  const auto step = [&](int set) __attribute__((always_inline)) {
+    V weights[NR];
+    TFCOMPRESS_UNROLL
+    for (int v = 0; v < NR; ++v) weights[v] = S::LoadWeights(w + v * S::kOutputs * kGroup);
+    TFCOMPRESS_UNROLL
+    for (int r = 0; r < MR; ++r) {
+      const V broadcast = S::Broadcast(x + r * x_stride);
+      TFCOMPRESS_UNROLL
+      for (int v = 0; v < NR; ++v) acc[set][r][v] = S::Dot(acc[set][r][v], weights[v], broadcast);
+    }
+    w += w_stride;
+    x += kGroup;
+  };
+  int64_t g = 0;
+  for (; g + kSets <= groups; g += kSets) {
+    TFCOMPRESS_UNROLL
+    for (int s = 0; s < kSets; ++s) step(s);
+  }
+  if (g < groups) step(0);
+  TFCOMPRESS_UNROLL
+  for (int r = 0; r < MR; ++r) {
+    TFCOMPRESS_UNROLL
+    for (int v = 0; v < NR; ++v) {
+      V total = acc[0][r][v];
+      if (kSets == 2) total = S::Add(total, acc[kSets - 1][r][v]);
+      S::StoreSums(sums + r * kPanelWidth + v * S::kOutputs, total);
+    }
+  }
+}
+
+// All columns of a panel for MR rows: tiles of NR registers while they fit, then of half as many.
+template <class S, int MR, int NR>
+void IntegerColumns(const uint8_t* w, int64_t width, int64_t column, const typename S::XElement* x, int64_t x_stride,
+                    int64_t groups, int32_t* sums) {
+  constexpr int64_t kColumns = NR * S::kOutputs;
+  for (; column + kColumns <= width; column += kColumns) {
+    IntegerTile<S, MR, NR>(w + column * kGroup, width * kGroup, x, x_stride, groups, sums + column);
+  }
+  if constexpr (kColumns > kPanelQuantum) {
+    if (column < width) IntegerColumns<S, MR, NR / 2>(w, width, column, x, x_stride, groups, sums);
+  }
+}
+
+// Dispatches the number of rows of a tile, 1 <= rows <= MR, to the template.
+template <class S, int MR = S::kRowTile>
+TFCOMPRESS_INLINE void IntegerRows(int64_t rows, const uint8_t* w, int64_t width, const typename S::XElement* x, int64_t x_stride,
+                                   int64_t groups, int32_t* sums) {
+  if constexpr (MR > 1) {
+    if (rows < MR) return IntegerRows<S, MR - 1>(rows, w, width, x, x_stride, groups, sums);
+  }
+  IntegerColumns<S, MR, S::RegsFor(MR)>(w, width, 0, x, x_stride, groups, sums);
+}
+
+TFCOMPRESS_INLINE int64_t PanelWidth(const MatMulArgs& args, int64_t panel) {
+  return Min(kPanelWidth, RoundUp(args.n, kPanelQuantum) - panel * kPanelWidth);
+}
+
+// Cuts `rows` into tiles of nearly equal height (16 rows: 6 + 5 + 5, not 6 + 6 + 4) and calls f(first row, height).
+template <typename F>
+TFCOMPRESS_INLINE void ForEachRowTile(int64_t rows, int64_t most, const F& f) {
+  const int64_t tiles = (rows + most - 1) / most;
+  for (int64_t t = 0; t < tiles; ++t) {
+    const int64_t begin = rows * t / tiles;
+    f(begin, rows * (t + 1) / tiles - begin);
+  }
+}
+
+template <class S>
+void MultiplyInteger(const MatMulArgs& args, const Block& block, void* scratch) {
+  using XElement = typename S::XElement;
+  const int64_t k4 = RoundUp(args.k, kGroup);
+  const int64_t x_stride = QuantizedStrideBytes(args.k, sizeof(XElement) * kGroup) / static_cast<int64_t>(sizeof(XElement));
+  XElement* x = static_cast<XElement*>(scratch);
+  RowScale row_scales[kMaxBlockRows];
+  alignas(64) int32_t sums[S::kRowTile * kPanelWidth];
+  for (int64_t first = block.row_begin; first < block.row_end; first += kMaxBlockRows) {
+    const int64_t rows = Min(kMaxBlockRows, block.row_end - first);
+    for (int64_t r = 0; r < rows; ++r) {
+      row_scales[r] = QuantizeRow<XElement>(args, first + r, x + r * x_stride);
+      if (args.row_scale != nullptr) args.row_scale[first + r] = row_scales[r].scale;
+    }
+    for (int64_t panel = block.panel_begin; panel < block.panel_end; ++panel) {
+      const int64_t column = panel * kPanelWidth;
+      const int64_t width = PanelWidth(args, panel);
+      const int64_t valid = Min(width, args.n - column);
+      const uint8_t* w = args.kernel + column * k4;
+      ForEachRowTile(rows, S::kRowTile, [&](int64_t r0, int64_t height) {
+        IntegerRows<S>(height, w, width, x + r0 * x_stride, x_stride, k4 / kGroup, sums);
+        for (int64_t r = 0; r < height; ++r) {
+          FinishIntegerRow(args, sums + r * kPanelWidth, row_scales[r0 + r], first + r0 + r, column, valid);
+        }
+      });
+    }
+  }
+}
+
+// ---- Weight-only path ------------------------------------------------------------------------------------------------------------
+
+// Few rows: weights are converted in registers and used at once. sums[r][o] = sum over k of x[r][k] * w_q(k, o).
+template <class F, int MR, int NV>
+void DirectTile(const uint8_t* w, int64_t w_stride, const float* x, int64_t x_stride, int64_t k, float* sums) {
+  using V = typename F::V;
+  V acc[MR][NV];
+  TFCOMPRESS_UNROLL
+  for (int r = 0; r < MR; ++r) {
+    TFCOMPRESS_UNROLL
+    for (int v = 0; v < NV; ++v) acc[r][v] = F::Zero();
+  }
+  const auto multiply = [&](int v, int j, V weights) __attribute__((always_inline)) {
+    TFCOMPRESS_UNROLL
+    for (int r = 0; r < MR; ++r) acc[r][v] = F::Fma(F::Broadcast(x + r * x_stride + j), weights, acc[r][v]);
+  };
+  int64_t i = 0;
+  for (; i + kGroup <= k; i += kGroup) {
+    TFCOMPRESS_UNROLL
+    for (int v = 0; v < NV; ++v) {
+      const typename F::Raw raw = F::LoadRaw(w + v * F::kLanes * kGroup);
+      multiply(v, 0, F::template Decode<0>(raw));
+      multiply(v, 1, F::template Decode<1>(raw));
+      multiply(v, 2, F::template Decode<2>(raw));
+      multiply(v, 3, F::template Decode<3>(raw));
+    }
+    w += w_stride;
+    x += kGroup;
+  }
+  const int64_t tail = k - i;  // the last group's own k: x ends there
+  TFCOMPRESS_UNROLL
+  for (int v = 0; v < NV; ++v) {
+    if (tail == 0) break;
+    const typename F::Raw raw = F::LoadRaw(w + v * F::kLanes * kGroup);
+    multiply(v, 0, F::template Decode<0>(raw));
+    if (tail > 1) multiply(v, 1, F::template Decode<1>(raw));
+    if (tail > 2) multiply(v, 2, F::template Decode<2>(raw));
+  }
+  TFCOMPRESS_UNROLL
+  for (int r = 0; r < MR; ++r) {
+    TFCOMPRESS_UNROLL
+    for (int v = 0; v < NV; ++v) F::Store(sums + r * kPanelWidth + v * F::kLanes, acc[r][v]);
+  }
+}
+
+template <class F, int MR, int NV>
+void DirectColumns(const uint8_t* w, int64_t width, int64_t column, const float* x, int64_t x_stride, int64_t k, float* sums) {
+  constexpr int64_t kColumns = NV * F::kLanes;
+  for (; column + kColumns <= width; column += kColumns) {
+    DirectTile<F, MR, NV>(w + column * kGroup, width * kGroup, x, x_stride, k, sums + column);
+  }
+  if constexpr (kColumns > kPanelQuantum) {
+    if (column < width) DirectColumns<F, MR, NV / 2>(w, width, column, x, x_stride, k, sums);
+  }
+}
+
+template <class F, int MR = F::kDirectRows>
+TFCOMPRESS_INLINE void DirectRows(int64_t rows, const uint8_t* w, int64_t width, const float* x, int64_t x_stride, int64_t k,
+                                  float* sums) {
+  if constexpr (MR > 1) {
+    if (rows < MR) return DirectRows<F, MR - 1>(rows, w, width, x, x_stride, k, sums);
+  }
+  DirectColumns<F, MR, F::DirectRegsFor(MR)>(w, width, 0, x, x_stride, k, sums);
+}
+
+// Many rows: w_q as floats, [depth][NV * kLanes].
+template <class F, int NV>
+void DecodePanel(const uint8_t* w, int64_t w_stride, int64_t depth, float* decoded) {
+  constexpr int64_t kColumns = NV * F::kLanes;
+  for (int64_t i = 0; i < depth; i += kGroup, w += w_stride, decoded += kGroup * kColumns) {
+    TFCOMPRESS_UNROLL
+    for (int v = 0; v < NV; ++v) {
+      const typename F::Raw raw = F::LoadRaw(w + v * F::kLanes * kGroup);
+      F::Store(decoded + 0 * kColumns + v * F::kLanes, F::template Decode<0>(raw));
+      F::Store(decoded + 1 * kColumns + v * F::kLanes, F::template Decode<1>(raw));
+      F::Store(decoded + 2 * kColumns + v * F::kLanes, F::template Decode<2>(raw));
+      F::Store(decoded + 3 * kColumns + v * F::kLanes, F::template Decode<3>(raw));
+    }
+  }
+}
+
+// sums[r][o] += sum over k < depth of x[r][k] * decoded[k][o]
+template <class F, int MR, int NV>
+void DecodedTile(const float* decoded, const float* x, int64_t x_stride, int64_t depth, float* sums) {
+  using V = typename F::V;
+  V acc[MR][NV];
+  TFCOMPRESS_UNROLL
+  for (int r = 0; r < MR; ++r) {
+    TFCOMPRESS_UNROLL
+    for (int v = 0; v < NV; ++v) acc[r][v] = F::Load(sums + r * kPanelWidth + v * F::kLanes);
+  }
+  for (int64_t i = 0; i < depth; ++i) {
+    V weights[NV];
+    TFCOMPRESS_UNROLL
+    for (int v = 0; v < NV; ++v) weights[v] = F::Load(decoded + v * F::kLanes);
+    TFCOMPRESS_UNROLL
+    for (int r = 0; r < MR; ++r) {
+      const V broadcast = F::Broadcast(x + r * x_stride);
+      TFCOMPRESS_UNROLL
+      for (int v = 0; v < NV; ++v) acc[r][v] = F::Fma(broadcast, weights[v], acc[r][v]);
+    }
+    decoded += NV * F::kLanes;
+    x += 1;
+  }
+  TFCOMPRESS_UNROLL
+  for (int r = 0; r < MR; ++r) {
+    TFCOMPRESS_UNROLL
+    for (int v = 0; v < NV; ++v) F::Store(sums + r * kPanelWidth + v * F::kLanes, acc[r][v]);
+  }
+}
+
+template <class F, int NV, int MR = F::kRowTile>
+TFCOMPRESS_INLINE void DecodedRows(int64_t rows, const float* decoded, const float* x, int64_t x_stride, int64_t depth,
+                                   float* sums) {
+  if constexpr (MR > 1) {
+    if (rows < MR) return DecodedRows<F, NV, MR - 1>(rows, decoded, x, x_stride, depth, sums);
+  }
+  DecodedTile<F, MR, NV>(decoded, x, x_stride, depth, sums);
+}
+
+// All of K for the columns of a panel, in slices of kFloatDepth that stay in L2 while every row tile passes over them.
+template <class F, int NV>
+void DecodedColumns(const uint8_t* w, int64_t width, int64_t column, const float* x, int64_t x_stride, int64_t k, int64_t rows,
+                    float* decoded, float* sums) {
+  constexpr int64_t kColumns = NV * F::kLanes;
+  static_assert(kColumns <= kFloatColumns, "the scratch memory holds kFloatColumns decoded columns");
+  static_assert(kFloatDepth % kGroup == 0, "slices begin at a group");
+  for (; column + kColumns <= width; column += kColumns) {
+    for (int64_t i = 0; i < k; i += kFloatDepth) {
+      const int64_t depth = Min(kFloatDepth, k - i);
+      DecodePanel<F, NV>(w + (i * width) + column * kGroup, width * kGroup, depth, decoded);
+      ForEachRowTile(rows, F::kRowTile, [&](int64_t r0, int64_t height) {
+        DecodedRows<F, NV>(height, decoded, x + r0 * x_stride + i, x_stride, depth, sums + r0 * kPanelWidth + column);
+      });
+    }
+  }
+  if constexpr (kColumns > kPanelQuantum) {
+    if (column < width) DecodedColumns<F, NV / 2>(w, width, column, x, x_stride, k, rows, decoded, sums);
+  }
+}
+
+TFCOMPRESS_INLINE float Sum(const float* x, int64_t n) {
+  constexpr int64_t kSums = 16;  // independent, so that the order of additions, and the result, is the same on every tier
+  float sums[kSums] = {};
+  int64_t i = 0;
+  for (; i + kSums <= n; i += kSums) {
+    for (int64_t j = 0; j < kSums; ++j) sums[j] += x[i + j];
+  }
+  for (; i < n; ++i) sums[i % kSums] += x[i];
+  float total = 0.0f;
+  for (float s : sums) total += s;
+  return total;
+}
+
+template <class F>
+void MultiplyFloat(const MatMulArgs& args, const Block& block, void* scratch) {
+  const int64_t k4 = RoundUp(args.k, kGroup);
+  float row_sums[kMaxBlockRows] = {};
+  char* next = static_cast<char*>(scratch);
+  float* decoded = reinterpret_cast<float*>(next);
+  next += kFloatDepth * kFloatColumns * 4;
+  const int64_t held = Min(kMaxBlockRows, block.row_end - block.row_begin);
+  float* sums = reinterpret_cast<float*>(next);  // [rows][kPanelWidth]
+  next += held * kPanelWidth * 4;
+  float* converted = reinterpret_cast<float*>(next);
+  for (int64_t first = block.row_begin; first < block.row_end; first += kMaxBlockRows) {
+    const int64_t rows = Min(kMaxBlockRows, block.row_end - first);
+    const float* x = reinterpret_cast<const float*>(XRow(args, first));
+    int64_t x_stride = args.x_stride;
+    if (args.x_type != ElementType::kFloat32) {
+      x = converted;
+      x_stride = FloatStrideBytes(args.k) / 4;
+      for (int64_t r = 0; r < rows; ++r) LoadAsFloat(XRow(args, first + r), args.x_type, converted + r * x_stride, args.k);
+    }
+    if (args.mean != nullptr) {
+      for (int64_t r = 0; r < rows; ++r) row_sums[r] = Sum(x + r * x_stride, args.k);
+    }
+    for (int64_t panel = block.panel_begin; panel < block.panel_end; ++panel) {
+      const int64_t column = panel * kPanelWidth;
+      const int64_t width = PanelWidth(args, panel);
+      const uint8_t* w = args.kernel + column * k4;
+      if (rows <= 2 * F::kDirectRows) {
+        ForEachRowTile(rows, F::kDirectRows, [&](int64_t r0, int64_t height) {
+          DirectRows<F>(height, w, width, x + r0 * x_stride, x_stride, args.k, sums + r0 * kPanelWidth);
+        });
+      } else {
+        for (int64_t i = 0; i < rows * kPanelWidth; ++i) sums[i] = 0.0f;
+        DecodedColumns<F, F::kRegs>(w, width, 0, x, x_stride, args.k, rows, decoded, sums);
+      }
+      for (int64_t r = 0; r < rows; ++r) {
+        FinishRow(args, sums + r * kPanelWidth, 1.0f, row_sums[r], first + r, column, Min(width, args.n - column));
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace tfcompress::int8
+
+#endif  // TFCOMPRESS_FORMATS_INT8_MATMUL_INL_H_

@@ -1,0 +1,36 @@
+// AVX-512 VNNI: vpdpbusd multiplies four unsigned weight bytes by four int8 activations and adds them to an int32 lane, without
+// saturation. 32 registers: tiles of 6 rows x 64 outputs hold 24 sums, 4 weights and 1 broadcast.
+#include <immintrin.h>
+
+#include "formats/int8/matmul_avx512-inl.h"
+
+namespace tfcompress::int8 {
+namespace {
+
+struct Integer {
+  using V = __m512i;
+  using XElement = int8_t;
+  static constexpr int kOutputs = 16;
+  static constexpr int kRowTile = 6;
+  static constexpr int RegsFor(int) { return 4; }
+  static V Zero() { return _mm512_setzero_si512(); }
+  static V LoadWeights(const uint8_t* w) { return _mm512_loadu_si512(w); }
+  static V Broadcast(const int8_t* x) {
+    int32_t four;
+    __builtin_memcpy(&four, x, sizeof(four));
+    return _mm512_set1_epi32(four);
+  }
+  static V Dot(V sums, V w, V x) { return _mm512_dpbusd_epi32(sums, w, x); }
+  static V Add(V a, V b) { return _mm512_add_epi32(a, b); }
+  static void StoreSums(int32_t* sums, V v) { _mm512_storeu_si512(sums, v); }
+};
+
+}  // namespace
+
+const Kernels& Avx512VnniKernels() {
+  static constexpr Kernels kernels = {"vpdpbusd, 6x64 tile", "decode to float + vfmadd231ps, 12x32 tile", 4, 58.0, 14.0,
+                                      MultiplyInteger<Integer>, MultiplyFloat<Float>};
+  return kernels;
+}
+
+}  // namespace tfcompress::int8

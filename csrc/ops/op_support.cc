@@ -1,0 +1,71 @@
+#include "ops/op_support.h"
+
+#include "tensorflow/core/framework/device_base.h"
+
+namespace tfcompress {
+
+using ::tensorflow::OpKernelContext;
+using ::tensorflow::Tensor;
+using ::tensorflow::TensorShape;
+
+TensorFlowThreads::TensorFlowThreads(OpKernelContext* ctx)
+    : workers_(ctx->device()->tensorflow_cpu_worker_threads()->workers),
+      num_threads_(ctx->device()->tensorflow_cpu_worker_threads()->num_threads) {}
+
+void TensorFlowThreads::Run(int64_t num_tasks, TaskRef task) {
+  workers_->ParallelFor(num_tasks, tensorflow::thread::ThreadPool::SchedulingParams::Fixed(1), [&task](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) task(i);
+  });
+}
+
+absl::Status Workspace::Allocate(OpKernelContext* ctx, int64_t bytes) {
+  if (bytes == 0) return absl::OkStatus();
+  TF_RETURN_IF_ERROR(ctx->allocate_temp(tensorflow::DT_UINT8, TensorShape({bytes + 64}), &tensor_));
+  const auto address = reinterpret_cast<uintptr_t>(tensor_.data());
+  data_ = reinterpret_cast<void*>((address + 63) / 64 * 64);
+  return absl::OkStatus();
+}
+
+absl::Status CheckRank(const char* op, const char* name, const Tensor& tensor, int rank) {
+  if (tensor.dims() == rank) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(op, ": ", name, " must have rank ", rank, "; received shape ", tensor.shape().DebugString()));
+}
+
+absl::Status CheckShape(const char* op, const char* name, const Tensor& tensor, const TensorShape& shape) {
+  if (tensor.shape() == shape) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(op, ": ", name, " must have shape ", shape.DebugString(), "; received shape ",
+                                                 tensor.shape().DebugString()));
+}
+
+absl::Status CheckTier(const char* op) {
+  std::string error;
+  ActiveTier(&error);
+  return error.empty() ? absl::OkStatus() : absl::InvalidArgumentError(absl::StrCat(op, ": ", error));
+}
+
+ElementType ElementTypeOf(tensorflow::DataType dtype) {
+  switch (dtype) {
+    case tensorflow::DT_BFLOAT16:
+      return ElementType::kBFloat16;
+    case tensorflow::DT_HALF:
+      return ElementType::kFloat16;
+    default:
+      return ElementType::kFloat32;
+  }
+}
+
+int64_t LeadingElements(const TensorShape& shape) {
+  int64_t elements = 1;
+  for (int i = 0; i + 1 < shape.dims(); ++i) elements *= shape.dim_size(i);
+  return elements;
+}
+
+std::string ActivationAttr(const char* name) {
+  std::string attr = absl::StrCat(name, ": {");
+  for (const char* activation : kActivationNames) absl::StrAppend(&attr, "'", activation, "', ");
+  attr.resize(attr.size() - 2);
+  return absl::StrCat(attr, "} = '", kActivationNames[0], "'");
+}
+
+}  // namespace tfcompress

@@ -1,0 +1,67 @@
+// What every op's glue needs: threads, scratch memory, checks with uniform messages.
+#ifndef TFCOMPRESS_OPS_OP_SUPPORT_H_
+#define TFCOMPRESS_OPS_OP_SUPPORT_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "base/cpu.h"
+#include "base/parallel.h"
+#include "base/types.h"
+#include "tensorflow/core/framework/op_kernel.h"
+
+namespace tfcompress {
+
+// The intra-op thread pool of the device that an op runs on. The calling thread takes part.
+class TensorFlowThreads final : public ThreadPool {
+ public:
+  explicit TensorFlowThreads(tensorflow::OpKernelContext* ctx);
+  int NumThreads() const override { return num_threads_; }
+  void Run(int64_t num_tasks, TaskRef task) override;
+
+ private:
+  tensorflow::thread::ThreadPool* workers_;
+  int num_threads_;
+};
+
+// 64-byte aligned scratch memory from the device's allocator.
+class Workspace {
+ public:
+  absl::Status Allocate(tensorflow::OpKernelContext* ctx, int64_t bytes);
+  void* data() const { return data_; }
+
+ private:
+  tensorflow::Tensor tensor_;
+  void* data_ = nullptr;
+};
+
+// Tensor must have this rank / this shape: InvalidArgument naming op, argument, expected and actual.
+absl::Status CheckRank(const char* op, const char* name, const tensorflow::Tensor& tensor, int rank);
+absl::Status CheckShape(const char* op, const char* name, const tensorflow::Tensor& tensor, const tensorflow::TensorShape& shape);
+// TFCOMPRESS_ISA names a tier.
+absl::Status CheckTier(const char* op);
+
+ElementType ElementTypeOf(tensorflow::DataType dtype);
+
+// The product of all dimensions but the last.
+int64_t LeadingElements(const tensorflow::TensorShape& shape);
+
+// "name: {'linear', 'relu', ...} = 'linear'", from kActivationNames.
+std::string ActivationAttr(const char* name);
+
+template <typename Enum, size_t kCount>
+absl::Status ParseName(const std::string& name, const char* const (&names)[kCount], Enum* value) {
+  for (size_t i = 0; i < kCount; ++i) {
+    if (name == names[i]) {
+      *value = static_cast<Enum>(i);
+      return absl::OkStatus();
+    }
+  }
+  return absl::InvalidArgumentError(absl::StrCat("unknown name '", name, "'"));
+}
+
+}  // namespace tfcompress
+
+#endif  // TFCOMPRESS_OPS_OP_SUPPORT_H_

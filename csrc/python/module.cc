@@ -1,0 +1,275 @@
+// tfcompress_ops._kernels: the kernel library on NumPy arrays. Thin: check, allocate, call formats/.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "base/cpu.h"
+#include "formats/int8/int8.h"
+#include "formats/int8/kernels.h"
+#include "python/peaks.h"
+#include "python/thread_pool.h"
+
+namespace py = pybind11;
+
+namespace tfcompress {
+namespace {
+
+template <typename T>
+using Dense = py::array_t<T, py::array::c_style | py::array::forcecast>;
+using OptionalFloats = std::optional<Dense<float>>;
+
+std::string ShapeOf(const py::array& array) {
+  std::string text = "(";
+  for (py::ssize_t i = 0; i < array.ndim(); ++i) text += std::to_string(array.shape(i)) + (i + 1 < array.ndim() ? ", " : "");
+  return text + (array.ndim() == 1 ? ",)" : ")");
+}
+
+void Require(bool ok, const std::string& message) {
+  if (!ok) throw std::invalid_argument(message);  // ValueError
+}
+
+void RequireRank(const py::array& array, const char* name, py::ssize_t rank) {
+  Require(array.ndim() == rank,
+          std::string("`") + name + "` must have rank " + std::to_string(rank) + "; received shape " + ShapeOf(array) + ".");
+}
+
+void RequireLength(const py::array& array, const char* name, int64_t length) {
+  Require(array.ndim() == 1 && array.shape(0) == length, std::string("`") + name + "` must have shape (" +
+                                                             std::to_string(length) + ",); received shape " + ShapeOf(array) +
+                                                             ".");
+}
+
+void RequireInFeatures(int64_t k) {
+  Require(k >= 0 && k <= int8::kMaxInFeatures, "`in_features` must be from 0 to " + std::to_string(int8::kMaxInFeatures) +
+                                                   ", so that integer sums fit into int32; received " + std::to_string(k) + ".");
+}
+
+void RequireTier() {
+  std::string error;
+  ActiveTier(&error);
+  Require(error.empty(), error);
+}
+
+template <typename Enum, size_t kCount>
+Enum ParseName(const std::string& name, const char* argument, const char* const (&names)[kCount]) {
+  std::string known;
+  for (size_t i = 0; i < kCount; ++i) {
+    if (name == names[i]) return static_cast<Enum>(i);
+    known += std::string(known.empty() ? "'" : ", '") + names[i] + "'";
+  }
+  throw std::invalid_argument(std::string("`") + argument + "` must be one of " + known + "; received '" + name + "'.");
+}
+
+// One pool per number of threads, made at first use and kept: kernels are measured many times. Taken by one call at a time.
+class SharedPools {
+ public:
+  template <typename F>
+  void With(int num_threads, const F& f) {
+    Require(num_threads >= 1 && num_threads <= 1024, "`threads` must be from 1 to 1024; received " + std::to_string(num_threads) + ".");
+    py::gil_scoped_release release;
+    if (num_threads == 1) {
+      SingleThread single;
+      f(&single);
+      return;
+    }
+    std::lock_guard<std::mutex> lock(mutex_);
+    auto& pool = pools_[num_threads];
+    if (pool == nullptr) pool = std::make_unique<WorkerThreads>(num_threads);
+    f(pool.get());
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<int, std::unique_ptr<WorkerThreads>> pools_;
+};
+
+SharedPools& Pools() {
+  static SharedPools* pools = new SharedPools;  // never destroyed: threads must not be joined while the interpreter goes down
+  return *pools;
+}
+
+int64_t Int8PackedSize(int64_t k, int64_t n) {
+  RequireInFeatures(k);
+  Require(n >= 0 && n < (int64_t{1} << 40), "`out_features` must be >= 0; received " + std::to_string(n) + ".");
+  return int8::PackedBytes(k, n);
+}
+
+py::array_t<uint8_t> Int8Pack(const Dense<int8_t>& weights) {
+  RequireRank(weights, "weights", 2);
+  const int64_t k = weights.shape(0), n = weights.shape(1);
+  py::array_t<uint8_t> packed(Int8PackedSize(k, n));
+  const int8_t* from = weights.data();
+  uint8_t* to = packed.mutable_data();
+  py::gil_scoped_release release;
+  int8::Pack(from, k, n, to);
+  return packed;
+}
+
+py::array_t<int8_t> Int8Unpack(const Dense<uint8_t>& packed, int64_t k, int64_t n) {
+  RequireLength(packed, "packed", Int8PackedSize(k, n));
+  py::array_t<int8_t> weights({k, n});
+  const uint8_t* from = packed.data();
+  int8_t* to = weights.mutable_data();
+  py::gil_scoped_release release;
+  int8::Unpack(from, k, n, to);
+  return weights;
+}
+
+py::tuple Int8QuantizePack(const Dense<float>& kernel, bool center) {
+  RequireRank(kernel, "kernel", 2);
+  const int64_t k = kernel.shape(0), n = kernel.shape(1);
+  py::array_t<uint8_t> packed(Int8PackedSize(k, n));
+  py::array_t<float> scale(n);
+  std::optional<py::array_t<float>> mean;
+  if (center) mean.emplace(n);
+  const float* from = kernel.data();
+  uint8_t* to = packed.mutable_data();
+  float* scales = scale.mutable_data();
+  float* means = center ? mean->mutable_data() : nullptr;
+  bool finite;
+  {
+    py::gil_scoped_release release;
+    finite = int8::QuantizeAndPack(from, k, n, to, scales, means);
+  }
+  Require(finite, "`kernel` must be finite; received a NaN, an infinity, or values whose range overflows float32.");
+  return py::make_tuple(packed, scale, mean);
+}
+
+// Arguments of the two products below.
+int8::MatMulArgs MatMulArgsOf(const Dense<float>& x, const Dense<uint8_t>& packed, int64_t n, const std::string& activations,
+                              std::optional<float> x_scale) {
+  RequireTier();
+  RequireRank(x, "x", 2);
+  int8::MatMulArgs args;
+  args.m = x.shape(0);
+  args.k = args.x_stride = x.shape(1);
+  args.n = args.y_stride = n;
+  RequireLength(packed, "packed", Int8PackedSize(args.k, n));
+  args.x = x.data();
+  args.kernel = packed.data();
+  args.activations = ParseName<int8::Activations>(activations, "activations", int8::kActivationsNames);
+  Require(x_scale.has_value() == (args.activations == int8::Activations::kStatic),
+          "`x_scale` must be given if and only if `activations` is 'static'.");
+  args.x_scale = x_scale.value_or(0.0f);
+  return args;
+}
+
+void RunMatMul(const int8::MatMulArgs& args, int threads) {
+  const std::string error = int8::CheckMatMul(args);
+  Require(error.empty(), error);
+  Pools().With(threads, [&](ThreadPool* pool) {
+    const int64_t bytes = int8::WorkspaceBytes(args, pool->NumThreads());
+    std::vector<char> workspace(static_cast<size_t>(bytes) + 64);
+    const auto address = reinterpret_cast<uintptr_t>(workspace.data());
+    int8::MatMul(args, reinterpret_cast<void*>((address + 63) / 64 * 64), pool);
+  });
+}
+
+py::array_t<float> Int8MatMul(const Dense<float>& x, const Dense<uint8_t>& packed, const Dense<float>& scale,
+                              const OptionalFloats& mean, const OptionalFloats& bias, std::optional<float> x_scale,
+                              const std::string& activations, const std::string& activation, int threads) {
+  RequireRank(scale, "scale", 1);
+  const int64_t n = scale.shape(0);
+  int8::MatMulArgs args = MatMulArgsOf(x, packed, n, activations, x_scale);
+  if (mean) RequireLength(*mean, "mean", n);
+  if (bias) RequireLength(*bias, "bias", n);
+  args.scale = scale.data();
+  args.mean = mean ? mean->data() : nullptr;
+  args.bias = bias ? bias->data() : nullptr;
+  args.activation = ParseName<Activation>(activation, "activation", kActivationNames);
+  py::array_t<float> y({args.m, n});
+  args.y = y.mutable_data();
+  RunMatMul(args, threads);
+  return y;
+}
+
+py::tuple Int8Sums(const Dense<float>& x, const Dense<uint8_t>& packed, int64_t n, std::optional<float> x_scale, int threads) {
+  int8::MatMulArgs args = MatMulArgsOf(x, packed, n, x_scale ? "static" : "dynamic", x_scale);
+  py::array_t<int32_t> sums({args.m, n});
+  py::array_t<float> row_scale(args.m);
+  args.y = sums.mutable_data();
+  args.y_type = ElementType::kInt32;
+  args.row_scale = row_scale.mutable_data();
+  if (n == 0) std::fill_n(args.row_scale, args.m, 0.0f);
+  RunMatMul(args, threads);
+  return py::make_tuple(sums, row_scale);
+}
+
+py::dict CpuInfoDict() {
+  const CpuInfo info = GetCpuInfo();
+  std::string error;
+  const Tier tier = ActiveTier(&error);
+  Require(error.empty(), error);
+  std::vector<std::string> tiers;
+  for (int t = 0; t <= static_cast<int>(DetectedTier()); ++t) tiers.push_back(kTierNames[t]);
+  py::dict dict;
+  dict["vendor"] = info.vendor;
+  dict["model_name"] = info.model_name;
+  dict["features"] = info.features;
+  dict["tiers"] = tiers;
+  dict["tier"] = kTierNames[static_cast<int>(tier)];
+  dict["num_cpus"] = info.num_cpus;
+  dict["l1d_bytes"] = info.l1d_bytes;
+  dict["l2_bytes"] = info.l2_bytes;
+  dict["l3_bytes"] = info.l3_bytes;
+  return dict;
+}
+
+py::list Int8Variants() {
+  py::list variants;
+  for (int t = 0; t < static_cast<int>(Tier::kCount); ++t) {
+    const int8::Kernels& kernels = int8::KernelsFor(static_cast<Tier>(t));
+    py::dict row;
+    row["tier"] = kTierNames[t];
+    row["available"] = t <= static_cast<int>(DetectedTier());
+    row["dynamic"] = kernels.integer_step;
+    row["static"] = kernels.integer_step;
+    row["float"] = kernels.float_step;
+    variants.append(row);
+  }
+  return variants;
+}
+
+py::dict MeasurePeaksDict(int threads) {
+  RequireTier();
+  Peaks peaks;
+  Pools().With(threads, [&](ThreadPool* pool) { peaks = MeasurePeaks(ActiveTier(), pool); });
+  py::dict dict;
+  dict["float32_gflops"] = peaks.float32_gflops;
+  dict["int8_gops"] = peaks.int8_gops;
+  dict["l2_read_gbs"] = peaks.l2_read_gbs;
+  dict["dram_read_gbs"] = peaks.dram_read_gbs;
+  return dict;
+}
+
+PYBIND11_MODULE(_kernels, m) {
+  m.doc() = "The kernel library of tfcompress_ops on NumPy arrays.";
+  m.def("int8_packed_size", &Int8PackedSize, py::arg("in_features"), py::arg("out_features"),
+        "Bytes of a packed int8 kernel [in_features, out_features].");
+  m.def("int8_pack", &Int8Pack, py::arg("weights"), "Packs int8 weights [K, N] into uint8 [int8_packed_size(K, N)].");
+  m.def("int8_unpack", &Int8Unpack, py::arg("packed"), py::arg("in_features"), py::arg("out_features"),
+        "The exact inverse of int8_pack: int8 [K, N].");
+  m.def("int8_quantize_pack", &Int8QuantizePack, py::arg("kernel"), py::arg("center") = false,
+        "Quantises float32 [K, N] per output and packs it: (packed, scale [N], mean [N] or None).");
+  m.def("int8_matmul", &Int8MatMul, py::arg("x"), py::arg("packed"), py::arg("scale"), py::arg("mean") = py::none(),
+        py::arg("bias") = py::none(), py::arg("x_scale") = py::none(), py::arg("activations") = "dynamic",
+        py::arg("activation") = "linear", py::arg("threads") = 1,
+        "activation(x_scale * (scale * (x_q @ w_q) + mean * rowsum(x_q)) + bias) as float32 [M, N]; x is float32 [M, K].");
+  m.def("int8_sums", &Int8Sums, py::arg("x"), py::arg("packed"), py::arg("out_features"), py::arg("x_scale") = py::none(),
+        py::arg("threads") = 1, "The exact integer sums x_q @ w_q as int32 [M, N], and the scales of the rows of x as float32 [M].");
+  m.def("cpu_info", &CpuInfoDict, "What the CPU is, which instruction-set tiers it runs, and which one is in force.");
+  m.def("int8_variants", &Int8Variants, "Which inner steps each tier uses for int8 weights.");
+  m.def("measure_peaks", &MeasurePeaksDict, py::arg("threads") = 1,
+        "Measures this machine's limits: float32 multiply-add and int8 dot-product rates of the tier in force, read bandwidths.");
+}
+
+}  // namespace
+}  // namespace tfcompress

@@ -1,0 +1,52 @@
+"""The cases of a benchmark: each builds one chain of layers in one engine."""
+
+import abc
+import importlib.util
+from typing import ClassVar, Literal
+
+from tfcompress_ops.bench.chains import Chain, Problem
+
+Arithmetic = Literal["float32", "int8"]
+
+
+class Case(abc.ABC):
+    """One way of running a dense layer.
+
+    Attributes:
+        name: Short, unique within a run, and what results are filed under.
+        arithmetic: Which of the machine's peaks bounds it: that of float32 multiply-adds, or that
+            of the best integer dot product.
+        tolerance: Largest error of an output, relative to the largest output: what quantisation
+            explains. Tests hold every case to it.
+        modules: Modules that must be installed.
+        install: The command that installs them.
+    """
+
+    name: str
+    arithmetic: Arithmetic
+    tolerance: float
+    modules: ClassVar[tuple[str, ...]] = ()
+    install: ClassVar[str] = ""
+
+    def missing(self) -> str | None:
+        """The command that installs what this case lacks, or None if it lacks nothing."""
+        if all(importlib.util.find_spec(module) for module in self.modules):
+            return None
+        return self.install
+
+    @abc.abstractmethod
+    def weight_bytes(self, in_features: int, out_features: int) -> int:
+        """Bytes that one layer's weights [K, N] take in this engine."""
+
+    @abc.abstractmethod
+    def build(self, problem: Problem, length: int = 1) -> Chain:
+        """Loads the layers of `problem` into the engine.
+
+        Args:
+            problem: The distinct layers and their inputs.
+            length: Layers that one call should run at least. Engines whose calls are cheap run
+                every distinct layer once instead.
+
+        Returns:
+            The chain.
+        """

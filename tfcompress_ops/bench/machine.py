@@ -1,0 +1,78 @@
+"""What a benchmark has to say about the machine that it ran on."""
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+# Taken where the system does not tell the size of its last-level cache.
+_ASSUMED_CACHE_BYTES = 32 * 2**20
+_PACKAGES = (
+    "tfcompress-ops",
+    "tensorflow",
+    "tensorflow-cpu",
+    "keras",
+    "numpy",
+    "ai-edge-litert",
+    "onnxruntime",
+    "onnx",
+)
+# What changes TensorFlow's or this package's choice of kernels, and so the numbers.
+_ENVIRONMENT = ("TFCOMPRESS_ISA", "TF_ENABLE_ONEDNN_OPTS", "OMP_NUM_THREADS")
+
+
+def available_cpus() -> int:
+    """Processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def last_level_cache_bytes() -> int:
+    """Size of the first processor's largest cache, in bytes; 32 MiB where it is not told."""
+    sizes = [
+        _parse_size(path.read_text())
+        for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    ]
+    return max(sizes, default=0) or _ASSUMED_CACHE_BYTES
+
+
+def processor_name() -> str:
+    """The processor's model name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def describe() -> dict[str, object]:
+    """The machine and the settings of its environment that bear on the numbers."""
+    return {
+        "processor": processor_name(),
+        "architecture": platform.machine(),
+        "cpus": available_cpus(),
+        "last_level_cache_bytes": last_level_cache_bytes(),
+        "system": platform.platform(),
+        "environment": {name: os.environ.get(name) for name in _ENVIRONMENT},
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of every installed package that takes part."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _parse_size(text: str) -> int:
+    """Bytes in a size as sysfs writes it ("512K", "32M"); 0 if it is written otherwise."""
+    text = text.strip()
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1)
+    return int(number) * unit if number.isdigit() else 0

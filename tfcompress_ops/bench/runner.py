@@ -1,0 +1,207 @@
+"""Runs a suite: builds the chains of every case, times them against each other, files results."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+from tfcompress_ops import kernels
+from tfcompress_ops.bench import machine
+from tfcompress_ops.bench.cases import Case
+from tfcompress_ops.bench.chains import (
+    Chain,
+    State,
+    Workload,
+    graph_kept,
+    random_problem,
+    set_tensorflow_threads,
+)
+from tfcompress_ops.bench.peers import BASELINE
+from tfcompress_ops.bench.results import Measurement, Results
+from tfcompress_ops.bench.suites import Suite
+from tfcompress_ops.bench.timing import DEFAULT_BURST_SECONDS, calls_within, interleave
+
+Mode = Literal["bursts", "alternating"]
+
+# What a call costs by itself may be no more than this share of a chain's time (a fifth less than
+# the promised 5 %, since the pilot that sets the length is a short one).
+_OVERHEAD_SHARE = 0.04
+_MAX_CHAIN_LAYERS = 2048
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure, and how long.
+
+    Attributes:
+        shapes: (K, N) of the layers.
+        batches: Rows of x.
+        states: "hot", "cold".
+        modes: "bursts", "alternating".
+        threads: Threads of every engine.
+        cold_batch_limit: Larger batches are measured hot only: a weight is used so often there
+            that where it came from no longer shows.
+        rounds: Samples of every case.
+        burst_seconds: Length of a burst.
+        budget_seconds: Limit for the bursts of one shape, batch and state; slow cases take fewer
+            rounds for it, three at least.
+        cache_bytes: Size that "hot" and "cold" refer to.
+    """
+
+    shapes: Sequence[tuple[int, int]] = ((1024, 1024), (768, 3072), (3072, 768), (4096, 4096))
+    batches: Sequence[int] = (1, 16, 128, 512)
+    states: Sequence[State] = ("hot", "cold")
+    modes: Sequence[Mode] = ("bursts", "alternating")
+    threads: int = 1
+    cold_batch_limit: int = 16
+    rounds: int = 15
+    burst_seconds: float = DEFAULT_BURST_SECONDS
+    budget_seconds: float = 6.0
+    cache_bytes: int = 32 * 2**20
+
+    def workloads(self) -> Iterator[Workload]:
+        """The points of measurement, in order."""
+        for k, n in self.shapes:
+            for batch in self.batches:
+                for state in self.states:
+                    if state == "hot" or batch <= self.cold_batch_limit:
+                        yield Workload(k, n, batch, state, self.threads)
+
+    def quick(self) -> "Settings":
+        """The same in seconds, to see that everything runs. Its numbers mean nothing."""
+        return replace(
+            self,
+            shapes=[(64, 96), (96, 64)],
+            batches=[1, 4],
+            rounds=3,
+            burst_seconds=1e-3,
+            budget_seconds=0.5,
+            cache_bytes=2**16,
+        )
+
+
+def run_suite(
+    suite: Suite,
+    cases: Sequence[Case],
+    settings: Settings,
+    on_step: Callable[[str], None] | None = None,
+) -> Results:
+    """Measures `cases` at every point of `settings`.
+
+    Args:
+        suite: The suite that the cases belong to.
+        cases: Cases to run; those that are not installed are listed in the results.
+        settings: What to measure.
+        on_step: Called with a description before each step; there are `count_steps(settings)`.
+
+    Returns:
+        The results.
+
+    Raises:
+        RuntimeError: If TensorFlow runs already with another number of threads.
+    """
+    set_tensorflow_threads(settings.threads)
+    present = [case for case in cases if case.missing() is None]
+    measurements: list[Measurement] = []
+    tell = on_step or (lambda _: None)
+    tell("measuring the machine's peaks")
+    peaks = dict(kernels.measure_peaks(settings.threads))
+    with graph_kept():
+        for workload in settings.workloads():
+            title = (
+                f"{workload.in_features} x {workload.out_features}, batch {workload.batch}, "
+                f"{workload.state}"
+            )
+            tell(f"{title}: loading")
+            chains = {case.name: build_chain(case, workload, settings) for case in present}
+            overheads = {name: call_overhead_us(chain) for name, chain in chains.items()}
+            for mode in settings.modes:
+                tell(f"{title}: {mode}")
+                measurements += _measure(present, chains, overheads, workload, mode, settings)
+    return Results(
+        suite=suite.name,
+        baseline=BASELINE.name,
+        reference=suite.reference,
+        measurements=measurements,
+        peaks=peaks,
+        missing={case.name: command for case in cases if (command := case.missing()) is not None},
+        machine=machine.describe(),
+        versions=machine.versions(),
+        settings=asdict(settings),
+    )
+
+
+def count_steps(settings: Settings) -> int:
+    """How often `run_suite` calls its `on_step`."""
+    return 1 + sum(1 + len(settings.modes) for _ in settings.workloads())
+
+
+def build_chain(case: Case, workload: Workload, settings: Settings) -> Chain:
+    """Builds a case's chain, long enough that the call's own cost hardly counts.
+
+    Call it inside `graph_kept()`.
+    """
+    weight_bytes = case.weight_bytes(workload.in_features, workload.out_features)
+    problem = random_problem(workload, workload.distinct_layers(weight_bytes, settings.cache_bytes))
+    pilot = case.build(problem)
+    overhead_us, call_us = call_overhead_us(pilot), _median_call_us(pilot.call)
+    layer_us = max(call_us - overhead_us, 0.05 * call_us) / pilot.layers
+    length = min(_MAX_CHAIN_LAYERS, math.ceil(overhead_us / (_OVERHEAD_SHARE * layer_us)))
+    if length <= pilot.layers:
+        return pilot
+    return case.build(problem, length)
+
+
+def call_overhead_us(chain: Chain) -> float:
+    """Median time of the engine's smallest call, in microseconds."""
+    return _median_call_us(chain.empty)
+
+
+def _median_call_us(call: Callable[[], object], seconds: float = 0.01) -> float:
+    """Median of single calls over `seconds`, three at least, after a few to warm up."""
+    for _ in range(3):
+        call()
+    samples = []
+    for _ in range(max(3, calls_within(call, seconds))):
+        start = time.perf_counter_ns()
+        call()
+        samples.append((time.perf_counter_ns() - start) / 1e3)
+    return statistics.median(samples)
+
+
+def _measure(
+    cases: Sequence[Case],
+    chains: dict[str, Chain],
+    overheads: dict[str, float],
+    workload: Workload,
+    mode: Mode,
+    settings: Settings,
+) -> list[Measurement]:
+    """Times the chains of all cases against each other."""
+    timings = interleave(
+        {name: chain.call for name, chain in chains.items()},
+        rounds=settings.rounds,
+        burst=1 if mode == "alternating" else None,
+        warmup=1,
+        burst_seconds=settings.burst_seconds,
+        budget_seconds=settings.budget_seconds,
+    )
+    return [
+        Measurement(
+            case=case.name,
+            arithmetic=case.arithmetic,
+            in_features=workload.in_features,
+            out_features=workload.out_features,
+            batch=workload.batch,
+            state=workload.state,
+            mode=mode,
+            layer=timings[case.name].scaled(1 / chains[case.name].layers),
+            layers=chains[case.name].layers,
+            distinct=chains[case.name].distinct,
+            weight_bytes=case.weight_bytes(workload.in_features, workload.out_features),
+            call_overhead_us=overheads[case.name],
+        )
+        for case in cases
+    ]

@@ -1,0 +1,149 @@
+"""Results as tables for a terminal."""
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import rich.console
+import rich.table
+import rich.text
+
+from tfcompress_ops.bench.results import Measurement, Results
+from tfcompress_ops.cli import console
+
+_T = TypeVar("_T")
+
+# A call's own share of the measured time that is worth a note.
+_NOTED_OVERHEAD = 0.05
+
+
+def tables(results: Results) -> Iterator[rich.console.RenderableType]:
+    """Everything that `tfcompress bench` prints: details, means over shapes, notes."""
+    for state in _distinct(m.state for m in results.measurements):
+        for mode in _distinct(m.mode for m in results.measurements):
+            yield _details(results, state, mode)
+    yield from _summaries(results)
+    yield _notes(results)
+
+
+def _details(results: Results, state: str, mode: str) -> rich.table.Table:
+    """Every shape, batch and case of one state and mode."""
+    table = console.table(
+        "K x N",
+        "batch",
+        "case",
+        "us a layer",
+        "quartiles",
+        "GOP/s",
+        "of peak",
+        f"vs {results.baseline}",
+        f"vs {results.reference}",
+        title=f"{results.suite}: {state}, {mode}",
+    )
+    table.columns[2].justify = "left"
+    previous = None
+    for measurement in results.measurements:
+        if (measurement.state, measurement.mode) != (state, mode):
+            continue
+        group = (measurement.shape, measurement.batch)
+        if previous not in (None, group):
+            table.add_section()
+        first = previous != group
+        previous = group
+        layer = measurement.layer
+        table.add_row(
+            f"{measurement.in_features} x {measurement.out_features}" if first else "",
+            str(measurement.batch) if first else "",
+            measurement.case,
+            _time(layer.median_us),
+            f"{_time(layer.q1_us)} - {_time(layer.q3_us)}",
+            f"{measurement.gops:,.1f}",
+            _percent(results.share_of_peak(measurement)),
+            _ratio(results.speed_up(measurement, results.baseline)),
+            _ratio(results.speed_up(measurement, results.reference)),
+        )
+    return table
+
+
+def _summaries(results: Results) -> Iterator[rich.table.Table]:
+    """Geometric means over the shapes, one table a state and a reference."""
+    batches = _distinct(m.batch for m in results.measurements)
+    modes = _distinct(m.mode for m in results.measurements)
+    names = _distinct(m.case for m in results.measurements)
+    for over in (results.baseline, results.reference):
+        if over not in names:
+            continue
+        for state in _distinct(m.state for m in results.measurements):
+            table = console.table(
+                "case",
+                "mode",
+                *(f"batch {batch}" for batch in batches),
+                title=f"Speed-up over {over}, {state}: geometric mean over shapes (worst shape)",
+            )
+            table.columns[1].justify = "left"
+            for name in names:
+                if name == over:
+                    continue
+                for mode in modes:
+                    means = [
+                        results.mean_speed_up(name, over, batch, state, mode) for batch in batches
+                    ]
+                    cells = ["" if m is None else f"{m[0]:.2f}x ({m[1]:.2f})" for m in means]
+                    table.add_row(name if mode == modes[0] else "", mode, *cells)
+            yield table
+
+
+def _notes(results: Results) -> rich.text.Text:
+    """What a reader of the tables has to know."""
+    lines = [
+        f"Machine: {results.machine.get('processor')}, {results.settings.get('threads')} threads; "
+        + ", ".join(f"{name} {version}" for name, version in results.versions.items()),
+    ]
+    if results.peaks:
+        peaks = ", ".join(f"{name} {value:,.0f}" for name, value in results.peaks.items())
+        lines.append(f"Measured peaks: {peaks}")
+    overheads = _overheads(results)
+    if overheads:
+        lines.append(
+            "A call's own cost is part of the times, by chain length: "
+            + ", ".join(f"{case} {low:.1f} - {high:.1f} us" for case, (low, high) in overheads)
+        )
+    for measurement in results.measurements:
+        if measurement.overhead_share > _NOTED_OVERHEAD:
+            lines.append(_overhead_note(measurement))
+    lines += [f"{case}: not installed: {command}" for case, command in results.missing.items()]
+    return rich.text.Text("\n".join(lines))
+
+
+def _overheads(results: Results) -> list[tuple[str, tuple[float, float]]]:
+    """Case to the least and the greatest cost of an empty call, in microseconds."""
+    found: dict[str, list[float]] = {}
+    for measurement in results.measurements:
+        found.setdefault(measurement.case, []).append(measurement.call_overhead_us)
+    return [(case, (min(values), max(values))) for case, values in found.items()]
+
+
+def _overhead_note(measurement: Measurement) -> str:
+    return (
+        f"{measurement.case}, {measurement.in_features} x {measurement.out_features}, "
+        f"batch {measurement.batch}, {measurement.state}, {measurement.mode}: the call's own cost "
+        f"is {measurement.overhead_share:.0%} of the time"
+    )
+
+
+def _distinct(values: Iterable[_T]) -> list[_T]:
+    """The different values, in order of appearance."""
+    return list(dict.fromkeys(values))
+
+
+def _time(microseconds: float) -> str:
+    """Three digits at least, no digit more than the measurement is worth."""
+    digits = 0 if microseconds >= 1000 else 1 if microseconds >= 10 else 2
+    return f"{microseconds:,.{digits}f}"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.0%}"
+
+
+def _ratio(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}x"

@@ -1,0 +1,135 @@
+"""`tfcompress compress`: a user's model file in, a compressed model file out."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import keras
+import numpy as np
+import typer
+
+from tfcompress_ops import compression, formats, reports
+from tfcompress_ops.cli import console, files, format_options, model_files
+from tfcompress_ops.cli.console import CommandError
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_EVERY_LAYER = "*"
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "tfcompress compress model.keras -o small.keras\n\n"
+    "tfcompress compress model.keras -o small.keras --layers 'encoder/*' --center\n\n"
+    "tfcompress compress model.keras -o small.keras --activations static --calibration x.npy"
+)
+@format_options.with_format_options
+@console.command
+def compress(
+    model: Annotated[Path, typer.Argument(help="The model to compress.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT.keras", help="Where it is written.")
+    ],
+    options: dict[str, Any],
+    format_name: Annotated[
+        str, typer.Option("--format", "-f", help=f"One of: {', '.join(formats.names())}.")
+    ] = "int8",
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB",
+            help="Compress only the layers whose path matches, such as 'encoder/*'. Repeatable.",
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Typical inputs, .npy, or .npz with an array for each input: for formats that "
+            "need calibration, and for the errors in the report.",
+        ),
+    ] = None,
+    imports: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--import", metavar="MODULE", help="Module or .py file with custom layers. Repeatable."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Compress a model file and report, layer by layer, what that did."""
+    model_files.check_output(output, force=force)
+    chosen = format_options.make_format(format_name, options)
+    original = model_files.load(model, imports or ())
+    data = None if calibration is None else _read_inputs(calibration, original)
+    if chosen.needs_calibration and data is None:
+        raise CommandError(
+            f"{chosen} needs typical inputs to find the range of the activations.",
+            "Pass some hundred of them: --calibration FILE.npy.",
+        )
+    try:
+        compressed = compression.compress(
+            original, {glob: chosen for glob in layers or (_EVERY_LAYER,)}, calibration_data=data
+        )
+    except (TypeError, ValueError) as error:
+        raise CommandError(f"{model}: {error}") from error
+    with files.replacing(output) as temporary:
+        compressed.save(temporary)
+    report = reports.report(original, compressed, data)
+    sizes = {str(path): path.stat().st_size for path in (model, output)}
+    if as_json:
+        console.print_json({**report.to_dict(), "file_bytes": sizes})
+        return
+    console.out.print(report)
+    for change in report.layers:
+        if change.note:
+            console.out.print(f"{change.path}: left as it was: {change.note}", markup=False)
+    before, after = sizes.values()
+    console.out.print(
+        f"Wrote {output}: {after / 1e6:.2f} MB, {before / after:.1f} times smaller than {model} "
+        f"({before / 1e6:.2f} MB).",
+        markup=False,
+    )
+
+
+def _read_inputs(path: Path, model: keras.Model) -> Any:
+    """Reads inputs for a model: one array, or one for each input by name or in order."""
+    if not path.exists():
+        raise CommandError(f"{path} does not exist.")
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        arrays = {name: loaded[name] for name in loaded.files} if hasattr(loaded, "files") else None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise CommandError(f"{path} is not a .npy or .npz file of numbers.") from error
+    data = loaded if arrays is None else _by_input(path, arrays, model)
+    leaves = [data] if isinstance(data, np.ndarray) else list(data)
+    for leaf, tensor in zip(leaves, model.inputs, strict=True):
+        want = tuple(tensor.shape[1:])
+        fits = leaf.ndim == len(want) + 1 and len(leaf) and all(
+            size in (None, have) for size, have in zip(want, leaf.shape[1:], strict=True)
+        )
+        if not fits:
+            raise CommandError(
+                f"{path}: input {tensor.name} takes shape (batch, {', '.join(map(str, want))}); "
+                f"got {leaf.shape}."
+            )
+    return data
+
+
+def _by_input(path: Path, arrays: dict[str, Any], model: keras.Model) -> Any:
+    names = [tensor.name for tensor in model.inputs]
+    if len(names) == 1 and len(arrays) == 1:
+        return next(iter(arrays.values()))
+    if set(names) <= set(arrays):
+        found = [arrays[name] for name in names]
+        return found[0] if len(found) == 1 else found
+    raise CommandError(
+        f"{path} must hold an array for each input, {', '.join(names)}; got {', '.join(arrays)}."
+    )

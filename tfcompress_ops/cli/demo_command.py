@@ -1,0 +1,110 @@
+"""`tfcompress demo`: trains, compresses, measures, and shows a table and a page."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import rich.progress
+import typer
+
+from tfcompress_ops.cli import console, environment, files
+from tfcompress_ops.cli.console import CommandError
+
+if TYPE_CHECKING:
+    from tfcompress_ops.demo.results import Results
+
+_REQUIRED = ("jinja2", "mlxtend")
+
+
+@console.command
+def demo(
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where the models, the numbers and the page go.")
+    ] = Path("tfcompress-demo"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A small classifier, rough timings; seconds in all.")
+    ] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the results here too.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the training and the test digits.")] = 0,
+) -> None:
+    """Train a classifier of handwritten digits, compress it, and measure what that buys."""
+    missing = [name for name in _REQUIRED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise CommandError(
+            f"The demo needs {' and '.join(missing)}, which is not installed.",
+            "Install its extra: pip install 'tfcompress_ops[demo]'",
+        )
+    if out.exists() and not out.is_dir():
+        raise CommandError(f"--out {out} is not a directory.")
+    if json_file is not None and not json_file.parent.is_dir():
+        raise CommandError(f"The directory of --json {json_file} does not exist.")
+    found = environment.collect()
+    if found["problem"] is not None:
+        raise CommandError(found["problem"])
+
+    from tfcompress_ops.demo import run
+
+    results = run.run(run.Settings(out, seed, quick), found, _Progress())
+    if json_file is not None:
+        files.write_text(json_file, json.dumps(results.to_json(), indent=1) + "\n")
+    _print(results, out / run.PAGE)
+
+
+class _Progress:
+    """Stages as progress bars on stderr."""
+
+    @contextlib.contextmanager
+    def stage(self, title: str, steps: int) -> Iterator[Callable[[], None]]:
+        """Shows one bar while it is open."""
+        with rich.progress.Progress(
+            rich.progress.TextColumn("{task.description:<14}"),
+            rich.progress.BarColumn(bar_width=40),
+            rich.progress.TaskProgressColumn(),
+            rich.progress.TimeElapsedColumn(),
+            console=console.err,
+        ) as progress:
+            task = progress.add_task(title, total=steps)
+            yield lambda: progress.advance(task)
+
+
+def _print(results: Results, page: Path) -> None:
+    from tfcompress_ops.demo.page import microseconds, percentage, points, ratio, size, speed_words
+
+    batches = results.batch_sizes
+    table = console.table(
+        "Variant",
+        "Accuracy",
+        "File",
+        *(f"Batch {batch}\n(in graph)" for batch in batches),
+        *(f"Speed-up\nbatch {batch}" for batch in batches),
+        "over Keras int8\n" + " / ".join(map(str, batches)),
+    )
+    for variant in results.variants:
+        times = [variant.latency[str(batch)] for batch in batches]
+        table.add_row(
+            variant.label,
+            percentage(variant.accuracy),
+            size(variant.file_bytes),
+            *(f"{microseconds(t.median_us)} ({microseconds(t.in_graph_us)})" for t in times),
+            *(ratio(time.speedup) for time in times),
+            " / ".join(ratio(time.speedup_over_keras_int8) for time in times),
+            style="bold" if variant.label == results.headline.label else "",
+        )
+    console.out.print(table)
+    headline = results.headline
+    console.out.print(
+        f"[bold]{headline.label}[/]: {ratio(headline.smaller)} smaller, "
+        f"{speed_words(headline.faster)} (mean of the batch sizes), accuracy "
+        f"{points(headline.accuracy_change)} percentage points; {results.seconds:.0f} s in all."
+    )
+    console.out.print(
+        "Times are medians of one tf.function call; in graph: the model without the call around it."
+    )
+    console.out.print(f"Open [bold]{page}[/]; beside it: {', '.join(results.files)}.")

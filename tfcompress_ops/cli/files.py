@@ -1,0 +1,39 @@
+"""Files that appear whole or not at all: written beside their place, then moved into it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a temporary path to write a file or directory to, and moves it to `path` at the end.
+
+    Where the block raises, `path` is left as it was and the temporary file is removed.
+
+    Args:
+        path: the final place; its directory must exist.
+
+    Yields:
+        A path of the same name in a new directory beside `path`.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tfcompress-") as directory:
+        temporary = Path(directory) / path.name
+        yield temporary
+        if temporary.is_dir() and path.exists():
+            # A directory cannot be replaced in one step: the old one steps aside first.
+            os.replace(path, Path(directory) / "old")
+        elif path.is_dir():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file, UTF-8, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,90 @@
+"""`tfcompress info`: what is installed, and what the kernels make of this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import rich.table
+import typer
+
+from tfcompress_ops.cli import console, environment
+
+
+@console.command
+def info(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    peaks: Annotated[
+        bool, typer.Option("--peaks", help="Also measure this machine's peaks (a few seconds).")
+    ] = False,
+) -> None:
+    """Show versions, the instruction-set tier in force, threads, caches and formats."""
+    found = environment.collect()
+    if peaks:
+        found["peaks"] = environment.peaks(environment.available_cpus())
+    if as_json:
+        console.print_json(found)
+    else:
+        _print(found)
+    if found["problem"] is not None:
+        raise console.CommandError(found["problem"])
+
+
+def _print(found: dict[str, Any]) -> None:
+    versions, build, cpu, isa = (found[key] for key in ("versions", "build", "cpu", "isa"))
+    grid = rich.table.Table.grid(padding=(0, 3))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    threads = found["threads"]
+    rows = {
+        "tfcompress_ops": f"{versions['tfcompress_ops']}, {build['type']} build by {build['compiler']}",
+        "TensorFlow": f"{versions['tensorflow'] or 'not installed'}, built for {build['tensorflow']}",
+        "Keras": versions["keras"] or "not installed",
+        "Python": f"{versions['python']}, NumPy {versions['numpy']}",
+        "CUDA": build["cuda"] or "not in this build",
+        "CPU": f"{cpu['model_name']}, {cpu['num_cpus']} logical",
+        "Caches": ", ".join(
+            f"{name} {_binary_size(cpu[key])}"
+            for name, key in (("L1d", "l1d_bytes"), ("L2", "l2_bytes"), ("L3", "l3_bytes"))
+        ),
+        "Features": " ".join(cpu["features"]),
+        "Threads": f"{threads['intra_op'] or '?'} within an op, {threads['inter_op'] or '?'} between "
+        f"ops; {threads['available_cpus']} CPUs available",
+        "Tier": f"[bold]{isa['in_force']}[/], of {', '.join(isa['available'])}",
+        "TFCOMPRESS_ISA": isa["TFCOMPRESS_ISA"] or "not set",
+    }
+    for name, value in rows.items():
+        grid.add_row(name, value)
+    console.out.print(grid)
+    for name, variants in found["kernels"].items():
+        _print_variants(f"Kernels of {name}", variants)
+    if found["formats"]:
+        table = console.table("Format", "Variants", title="Formats")
+        table.columns[1].justify = "left"
+        for name, labels in found["formats"].items():
+            table.add_row(name, ", ".join(labels))
+        console.out.print(table)
+    if "peaks" in found:
+        table = console.table("Peak", "Measured", title="What this machine can do at best")
+        for name, value in found["peaks"].items():
+            table.add_row(name.replace("_", " "), f"{value:,.1f}")
+        console.out.print(table)
+
+
+def _binary_size(size_bytes: int) -> str:
+    kibibytes = size_bytes // 1024
+    return f"{kibibytes:,} KiB" if kibibytes < 1024 else f"{kibibytes // 1024:,} MiB"
+
+
+def _print_variants(title: str, variants: list[dict[str, Any]]) -> None:
+    """One row a tier; the columns are whatever the kernels tell about themselves."""
+    if not variants:
+        return
+    columns = list(variants[0])
+    table = console.table(*columns, title=title)
+    for variant in variants:
+        table.add_row(*(_cell(variant.get(column, "")) for column in columns))
+    console.out.print(table)
+
+
+def _cell(value: Any) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

@@ -1,0 +1,100 @@
+"""The classifier of the demonstration, and its training."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from tfcompress_ops.demo import digits as digits_lib
+
+_BATCH_SIZE = 128
+_DROPOUT = 0.3
+_LEARNING_RATE = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Epoch:
+    """What training reports at the end of an epoch."""
+
+    number: int
+    loss: float
+    accuracy: float
+
+
+def build(hidden: int) -> keras.Model:
+    """Returns an untrained 784 - hidden - hidden - 10 classifier, whose outputs are logits."""
+    return keras.Sequential(
+        [
+            keras.Input((digits_lib.PIXELS,), name="pixels"),
+            keras.layers.Dense(hidden, activation="relu", name="strokes"),
+            keras.layers.Dropout(_DROPOUT, name="dropout_1"),
+            keras.layers.Dense(hidden, activation="relu", name="shapes"),
+            keras.layers.Dropout(_DROPOUT, name="dropout_2"),
+            keras.layers.Dense(digits_lib.CLASSES, name="digit"),
+        ],
+        name="digits",
+    )
+
+
+def steps_per_epoch(digits: digits_lib.Digits) -> int:
+    """Returns the number of batches in an epoch of training."""
+    return len(digits.train_labels) // _BATCH_SIZE
+
+
+def train(
+    hidden: int,
+    digits: digits_lib.Digits,
+    *,
+    epochs: int,
+    seed: int,
+    on_step: Callable[[], None],
+) -> tuple[keras.Model, list[Epoch]]:
+    """Trains a classifier.
+
+    Args:
+        hidden: width of both hidden layers.
+        digits: the data; only the training part is used.
+        epochs: passes over the data.
+        seed: of the initial weights, the order of the batches, the shifts and the dropout.
+        on_step: called after each batch.
+
+    Returns:
+        The classifier, without optimizer (so that a saved file holds the weights and no more), and
+        what each epoch reported.
+    """
+    keras.utils.set_random_seed(seed)
+    trained = build(hidden)
+    decay = keras.optimizers.schedules.CosineDecay(_LEARNING_RATE, epochs * steps_per_epoch(digits))
+    trained.compile(
+        optimizer=keras.optimizers.Adam(decay),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=False,
+    )
+    history = trained.fit(
+        digits_lib.ShiftedDigits(digits, _BATCH_SIZE, seed),
+        epochs=epochs,
+        shuffle=False,
+        verbose=0,
+        callbacks=[_OnStep(on_step)],
+    ).history
+    classifier = build(hidden)
+    classifier.set_weights(trained.get_weights())
+    return classifier, [
+        Epoch(number, float(loss), float(accuracy))
+        for number, (loss, accuracy) in enumerate(
+            zip(history["loss"], history["accuracy"], strict=True), start=1
+        )
+    ]
+
+
+class _OnStep(keras.callbacks.Callback):  # type: ignore[misc]
+    def __init__(self, on_step: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_step = on_step
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._on_step()

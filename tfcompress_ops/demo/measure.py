@@ -1,0 +1,149 @@
+"""What is measured of each contestant: predictions, size on disk, latency, weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tfcompress_ops import compression
+from tfcompress_ops.bench.timing import interleave
+from tfcompress_ops.demo import results as results_lib
+from tfcompress_ops.demo.contestants import Contestant
+from tfcompress_ops.layers.layer import CompressedLayer
+
+_PREDICTION_BATCH = 250
+_SHOWN_DIGITS = 21
+_MOST_DISAGREEMENTS = 7
+_HISTOGRAM_BINS = 81
+_HISTOGRAM_QUANTILE = 0.999
+_SHOWN_LEVELS = 7
+_SHOWN_PAIRS = 600
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchPlan:
+    """How one batch size is timed: calls in a burst, and repetitions in a chain.
+
+    Bursts are of several calls, so that caches and threads are warm, and last some ten
+    milliseconds.
+    """
+
+    batch: int
+    burst: int
+    repetitions: int
+
+
+PLANS = (BatchPlan(1, 20, 9), BatchPlan(32, 8, 5), BatchPlan(256, 3, 3))
+
+
+def probabilities(contestant: Contestant, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns the probability of each class, float32 `[images, 10]`."""
+    function = contestant.function()
+    parts = [
+        tf.nn.softmax(function(tf.constant(images[start : start + _PREDICTION_BATCH]))).numpy()
+        for start in range(0, len(images), _PREDICTION_BATCH)
+    ]
+    joined: NDArray[np.float32] = np.concatenate(parts)
+    return joined
+
+
+def file_bytes(model: keras.Model, directory: Path) -> int:
+    """Returns the size of the model's `.keras` file, which is written to `directory`."""
+    path = directory / "model.keras"
+    model.save(path)
+    return path.stat().st_size
+
+
+def latencies(
+    contestants: Sequence[Contestant],
+    images: NDArray[np.float32],
+    plan: BatchPlan,
+    *,
+    rounds: int,
+    on_burst: Callable[[str], None],
+) -> dict[str, results_lib.Latency]:
+    """Times all contestants at one batch size, against each other."""
+    pixels = tf.constant(images[: plan.batch])
+
+    def case(contestant: Contestant, repetitions: int) -> Callable[[], object]:
+        function = contestant.function(repetitions).get_concrete_function(pixels)
+        # Fetching the result waits until it is there.
+        return lambda: function(pixels).numpy()
+
+    def timed(repetitions: int, burst: int) -> dict[str, results_lib.Timing]:
+        cases = {one.label: case(one, repetitions) for one in contestants}
+        return interleave(cases, rounds=rounds, burst=burst, on_burst=on_burst)
+
+    calls = timed(1, plan.burst)
+    chains = timed(plan.repetitions, max(2, plan.burst // plan.repetitions))
+    return results_lib.latencies(calls, chains, plan.repetitions)
+
+
+def examples(
+    labels: NDArray[np.int64], before: NDArray[np.float32], after: NDArray[np.float32]
+) -> list[results_lib.Example]:
+    """Picks digits to show: disagreements, then those the float model is least sure of, then some.
+
+    Args:
+        labels: int64 `[test]`.
+        before: the float model's probabilities, `[test, 10]`.
+        after: the compressed model's.
+    """
+    read, reread = before.argmax(axis=1), after.argmax(axis=1)
+    disagreements = np.flatnonzero(read != reread)[:_MOST_DISAGREEMENTS]
+    unsure = np.argsort(before.max(axis=1))[: 2 * _SHOWN_DIGITS // 3]
+    order = [*disagreements, *unsure, *range(len(labels))]
+    chosen = list(dict.fromkeys(int(index) for index in order))[:_SHOWN_DIGITS]
+    return [
+        results_lib.Example(
+            index=index,
+            label=int(labels[index]),
+            float_digit=int(read[index]),
+            float_confidence=float(before[index].max()),
+            digit=int(reread[index]),
+            confidence=float(after[index].max()),
+        )
+        for index in chosen
+    ]
+
+
+def weight_plot(model: keras.Model, compressed: keras.Model) -> results_lib.WeightPlot:
+    """Compares the weights of the largest compressed layer before and after."""
+    after_layers = {
+        path: layer
+        for path, layer in compression.layer_paths(compressed).items()
+        if isinstance(layer, CompressedLayer)
+    }
+    path = max(after_layers, key=lambda path: after_layers[path].weight_matrix().size)
+    layer = after_layers[path]
+    before = type(layer).source_weights(compression.layer_paths(model)[path]).dense()
+    after = layer.weight_matrix()
+    reach = float(np.quantile(np.abs(before), _HISTOGRAM_QUANTILE))
+    edges = np.linspace(-reach, reach, _HISTOGRAM_BINS + 1)
+    neuron = int(np.square(before).sum(axis=0).argmax())
+    return results_lib.WeightPlot(
+        layer=path,
+        shape=(before.shape[0], before.shape[1]),
+        edges=[float(edge) for edge in edges],
+        before=np.histogram(before, edges)[0].tolist(),
+        after=np.histogram(after, edges)[0].tolist(),
+        rms_error=float(np.linalg.norm(after - before) / np.linalg.norm(before)),
+        neuron=neuron,
+        pairs=_pairs(before[:, neuron], after[:, neuron]),
+    )
+
+
+def _pairs(
+    before: NDArray[np.float32], after: NDArray[np.float32]
+) -> list[tuple[float, float]]:
+    """Weights of one output near zero, so few levels of them that the steps can be seen."""
+    levels = np.unique(np.abs(after[after != 0]))
+    reach = levels[min(_SHOWN_LEVELS, len(levels)) - 1] if len(levels) else np.abs(before).max()
+    near = np.flatnonzero((np.abs(before) <= reach) & (np.abs(after) <= reach))[:_SHOWN_PAIRS]
+    return [(float(before[index]), float(after[index])) for index in near]

@@ -1,0 +1,148 @@
+"""The page: results in, one self-contained HTML file out."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tfcompress_ops.demo import geometry
+from tfcompress_ops.demo.digits import SIDE
+from tfcompress_ops.demo.results import FLOAT32_XLA, Results, VariantResult
+
+
+def render(results: Results, test_images: NDArray[np.float32]) -> str:
+    """Renders the page.
+
+    Args:
+        results: what to show.
+        test_images: float32 `[test, 784]`, the images that `results.examples` points into.
+
+    Returns:
+        HTML that refers to nothing outside itself.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("tfcompress_ops.demo", "page"),
+        autoescape=lambda name: name is None or name.endswith(".html.j2"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(_FILTERS)
+    digits = results.training.test_digits
+    return environment.get_template("report.html.j2").render(
+        results=results,
+        xla_label=FLOAT32_XLA,
+        facts=_facts(results.environment),
+        images=[
+            geometry.ink_png(test_images[example.index].reshape(SIDE, SIDE))
+            for example in results.examples
+        ],
+        accuracy_axis=geometry.accuracy_axis(results.variants, digits),
+        histogram_paths=geometry.histogram_paths(results.weights),
+        stairs=geometry.stairs(results.weights),
+    )
+
+
+def microseconds(value: float) -> str:
+    """Returns a time with three digits: `87.3 µs`, `412 µs`, `1.18 ms`."""
+    if value >= 999.5:
+        return f"{_three_digits(value / 1000)} ms"
+    return f"{_three_digits(value)} µs"
+
+
+def size(value: float) -> str:
+    """Returns a number of bytes with three digits, in units of a thousand: `5.84 MB`."""
+    for unit in ("bytes", "kB", "MB"):
+        if value < 999.5:
+            return f"{value:.0f} bytes" if unit == "bytes" else f"{_three_digits(value)} {unit}"
+        value /= 1000
+    return f"{_three_digits(value)} GB"
+
+
+def ratio(value: float) -> str:
+    """Returns a ratio with two digits or more: `0.38×`, `4.1×`, `12×`."""
+    return f"{value:.2f}×" if value < 0.995 else f"{value:.1f}×" if value < 9.95 else f"{value:.0f}×"
+
+
+def speed_words(value: float) -> str:
+    """Returns a speed-up in words: `4.1× faster`, `1.2× slower`."""
+    return f"{ratio(value)} faster" if value >= 1 else f"{ratio(1 / value)} slower"
+
+
+def percentage(value: float) -> str:
+    """Returns a share as a percentage with one decimal, two where it is small: `96.1 %`."""
+    return f"{100 * value:.1f} %" if value >= 0.1 else f"{100 * value:.2f} %"
+
+
+def points(value: float) -> str:
+    """Returns a difference of percentages with its sign: `−0.1`, `±0.0`, `+0.2`."""
+    text = f"{abs(value):.1f}"
+    sign = "±" if text == "0.0" else "+" if value > 0 else "−"
+    return sign + text
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2g}".replace("-", "−")
+
+
+def _whole_percentage(value: float) -> str:
+    return f"{int(100 * value)} %"
+
+
+def _percent_of(value: float, whole: float) -> str:
+    return f"{100 * value / whole:.2f}%"
+
+
+def _count_words(count: int, singular: str, plural: str) -> str:
+    return f"{count or 'no'} {singular if count == 1 else plural}"
+
+
+def _longest_us(variants: list[VariantResult], batch: str) -> float:
+    return max(variant.latency[batch].q3_us for variant in variants)
+
+
+def _date(iso: str) -> str:
+    moment = datetime.datetime.fromisoformat(iso)
+    return f"{moment.day} {moment:%B %Y, %H:%M}"
+
+
+_FILTERS = {
+    "accuracy_interval": geometry.accuracy_interval,
+    "bytes": size,
+    "count_words": _count_words,
+    "date": _date,
+    "longest_us": _longest_us,
+    "microseconds": microseconds,
+    "percent_of": _percent_of,
+    "percentage": percentage,
+    "points": points,
+    "ratio": ratio,
+    "signed": _signed,
+    "speed_words": speed_words,
+    "whole_percentage": _whole_percentage,
+}
+
+
+def _facts(environment: dict[str, Any]) -> list[tuple[str, str]]:
+    versions, cpu, threads = environment["versions"], environment["cpu"], environment["threads"]
+    return [
+        ("Machine", f"{cpu['model_name']}, {cpu['num_cpus']} logical CPUs"),
+        (
+            "Caches",
+            f"L1 {size(cpu['l1d_bytes'])}, L2 {size(cpu['l2_bytes'])}, L3 {size(cpu['l3_bytes'])}",
+        ),
+        ("Kernels", f"tier {environment['isa']['in_force']}"),
+        ("Threads", f"{threads['intra_op']} within an op, {threads['inter_op']} between ops"),
+        ("TensorFlow", f"{versions['tensorflow']}, Keras {versions['keras']}"),
+        ("Python", f"{versions['python']}, NumPy {versions['numpy']}"),
+        ("tfcompress_ops", f"{versions['tfcompress_ops']}, compiled by {environment['build']['compiler']}"),
+    ]

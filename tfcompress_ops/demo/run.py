@@ -1,0 +1,206 @@
+"""The demonstration from the first digit to the last file."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from tfcompress_ops.cli import files
+from tfcompress_ops.demo import classifier, measure, page
+from tfcompress_ops.demo import digits as digits_lib
+from tfcompress_ops.demo import results as results_lib
+from tfcompress_ops.demo.contestants import Contestant, enter, variants
+
+_CALIBRATION_DIGITS = 500
+_BASELINES = 3
+
+FLOAT_MODEL, COMPRESSED_MODEL = "float32.keras", "compressed.keras"
+SAVED_MODEL, RESULTS, PAGE = "saved_model", "results.json", "report.html"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the command line decides.
+
+    Attributes:
+        out: directory that the files are written to.
+        seed: of the split, the initial weights, the order of the batches.
+        quick: a small classifier and few measurements, for a first look or a test.
+    """
+
+    out: Path
+    seed: int = 0
+    quick: bool = False
+
+    @property
+    def hidden(self) -> int:
+        """Width of both hidden layers: wide enough that multiplying, not calling, takes the time."""
+        return 256 if self.quick else 2048
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training digits."""
+        return 3 if self.quick else 8
+
+    @property
+    def rounds(self) -> int:
+        """Bursts of each contestant at each batch size."""
+        return 3 if self.quick else 15
+
+    @property
+    def command(self) -> str:
+        """The command that does the same again."""
+        quick = " --quick" if self.quick else ""
+        return f"tfcompress demo --out {self.out} --seed {self.seed}{quick}"
+
+
+class Progress(Protocol):
+    """Where the demonstration tells how far it is."""
+
+    def stage(self, title: str, steps: int) -> contextlib.AbstractContextManager[Any]:
+        """Opens a stage of so many steps; what it gives is called after each."""
+
+
+def run(settings: Settings, environment: dict[str, Any], progress: Progress) -> results_lib.Results:
+    """Runs the demonstration and writes its files.
+
+    Args:
+        settings: what to do.
+        environment: versions and machine, for the results.
+        progress: where to tell how far it is.
+
+    Returns:
+        What the page shows.
+    """
+    started = time.perf_counter()
+    digits = digits_lib.load(settings.seed)
+    model, training = _train(settings, digits, progress)
+    contestants = _enter(model, digits, progress)
+    rows, read = _measure(settings, contestants, digits, progress)
+    headline = results_lib.headline(rows)
+    chosen = next(one for one in contestants if one.label == headline.label)
+    with progress.stage("Writing", 1) as done:
+        _write_models(settings.out, model, chosen.model)
+        done()
+    results = results_lib.Results(
+        environment=environment,
+        command=settings.command,
+        finished=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        seconds=time.perf_counter() - started,
+        batch_sizes=[plan.batch for plan in measure.PLANS],
+        training=training,
+        variants=rows,
+        headline=headline,
+        examples=measure.examples(
+            digits.test_labels, read[results_lib.FLOAT32], read[headline.label]
+        ),
+        weights=measure.weight_plot(model, chosen.model),
+        files={
+            FLOAT_MODEL: "the classifier before",
+            COMPRESSED_MODEL: f"the classifier after: {headline.label}",
+            f"{SAVED_MODEL}/": "the same for tf.saved_model.load, once tfcompress_ops is imported",
+            RESULTS: "every number on this page",
+        },
+    )
+    files.write_text(settings.out / RESULTS, json.dumps(results.to_json(), indent=1) + "\n")
+    files.write_text(settings.out / PAGE, page.render(results, digits.test_images))
+    return results
+
+
+def _train(
+    settings: Settings, digits: digits_lib.Digits, progress: Progress
+) -> tuple[keras.Model, results_lib.Training]:
+    started = time.perf_counter()
+    steps = settings.epochs * classifier.steps_per_epoch(digits)
+    with progress.stage("Training", steps) as done:
+        model = classifier.train(
+            settings.hidden, digits, epochs=settings.epochs, seed=settings.seed, on_step=done
+        )
+    return model, results_lib.Training(
+        layers=[digits_lib.PIXELS, settings.hidden, settings.hidden, digits_lib.CLASSES],
+        parameters=model.count_params(),
+        epochs=settings.epochs,
+        seconds=time.perf_counter() - started,
+        train_digits=len(digits.train_labels),
+        test_digits=len(digits.test_labels),
+    )
+
+
+def _enter(
+    model: keras.Model, digits: digits_lib.Digits, progress: Progress
+) -> list[Contestant]:
+    contestants = []
+    with progress.stage("Compressing", _BASELINES + len(variants())) as done:
+        for contestant in enter(model, digits.train_images[:_CALIBRATION_DIGITS]):
+            contestants.append(contestant)
+            done()
+    return contestants
+
+
+def _measure(
+    settings: Settings,
+    contestants: list[Contestant],
+    digits: digits_lib.Digits,
+    progress: Progress,
+) -> tuple[list[results_lib.VariantResult], dict[str, NDArray[np.float32]]]:
+    """Measures everything; also gives the probabilities by label."""
+    with progress.stage("Reading digits", len(contestants)) as done:
+        read = {}
+        for one in contestants:
+            read[one.label] = measure.probabilities(one, digits.test_images)
+            done()
+    latency = {}
+    with progress.stage("Measuring", 2 * len(measure.PLANS) * settings.rounds * len(contestants)) as done:
+        for plan in measure.PLANS:
+            latency[str(plan.batch)] = measure.latencies(
+                contestants,
+                digits.test_images,
+                plan,
+                rounds=settings.rounds,
+                on_burst=lambda _: done(),
+            )
+    plain = read[results_lib.FLOAT32].argmax(axis=1)
+    rows = []
+    for one, size in zip(contestants, _file_bytes(contestants), strict=True):
+        digit = read[one.label].argmax(axis=1)
+        correct = int((digit == digits.test_labels).sum())
+        rows.append(
+            results_lib.VariantResult(
+                label=one.label,
+                compressed=one.format is not None,
+                format=None if one.format is None else repr(one.format),
+                calibrated=one.format is not None and one.format.needs_calibration,
+                accuracy=correct / len(digit),
+                correct=correct,
+                changed=int((digit != plain).sum()),
+                file_bytes=size,
+                latency={batch: times[one.label] for batch, times in latency.items()},
+            )
+        )
+    return rows, read
+
+
+def _file_bytes(contestants: list[Contestant]) -> Iterator[int]:
+    with tempfile.TemporaryDirectory() as directory:
+        for one in contestants:
+            yield measure.file_bytes(one.model, Path(directory))
+
+
+def _write_models(out: Path, model: keras.Model, compressed: keras.Model) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    for name, saved in ((FLOAT_MODEL, model), (COMPRESSED_MODEL, compressed)):
+        with files.replacing(out / name) as temporary:
+            saved.save(temporary)
+    with files.replacing(out / SAVED_MODEL) as temporary:
+        compressed.export(temporary, verbose=False)

@@ -1,0 +1,6 @@
+"""Compressed formats: how one weight matrix is stored, and which op multiplies by it."""
+
+from tfcompress_ops.formats.format import Arrays, ArraySpecs, Format, get, names, register_format
+from tfcompress_ops.formats.int8 import Int8
+
+__all__ = ["ArraySpecs", "Arrays", "Format", "Int8", "get", "names", "register_format"]

@@ -1,0 +1,29 @@
+"""The kernels of the TensorFlow ops, on NumPy arrays.
+
+Packers, the products themselves, what the CPU offers and what it can reach at best. Nothing here
+needs TensorFlow to run, so kernels can be tested and measured on their own.
+"""
+
+from tfcompress_ops._kernels import (
+    cpu_info,
+    int8_matmul,
+    int8_pack,
+    int8_packed_size,
+    int8_quantize_pack,
+    int8_sums,
+    int8_unpack,
+    int8_variants,
+    measure_peaks,
+)
+
+__all__ = [
+    "cpu_info",
+    "int8_matmul",
+    "int8_pack",
+    "int8_packed_size",
+    "int8_quantize_pack",
+    "int8_sums",
+    "int8_unpack",
+    "int8_variants",
+    "measure_peaks",
+]

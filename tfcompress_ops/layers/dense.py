@@ -1,0 +1,188 @@
+"""The fully connected layer on packed weights."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from tfcompress_ops.layers.layer import CompressedLayer, Weights, replaces
+
+_SERIALIZED = {
+    "kernel_initializer": keras.initializers,
+    "bias_initializer": keras.initializers,
+    "kernel_regularizer": keras.regularizers,
+    "bias_regularizer": keras.regularizers,
+    "kernel_constraint": keras.constraints,
+    "bias_constraint": keras.constraints,
+}
+
+
+@replaces(keras.layers.Dense)
+class Dense(CompressedLayer):
+    """`keras.layers.Dense` whose kernel stays in a compressed format.
+
+    `output = activation(inputs @ kernel + bias)`, where `kernel` is what the packed arrays stand
+    for. It is not trained; gradients flow to the inputs and to the bias.
+
+    Args:
+        units: Positive integer, number of outputs.
+        format: A `Format` such as `tfc.Int8()`, or the name of one.
+        activation: Anything that `keras.activations.get` accepts. What the format's op can fuse
+            runs inside it.
+        use_bias: Whether a bias is added.
+        kernel_initializer: Initializer of the weights that a new layer packs.
+        bias_initializer: Initializer of the bias.
+        kernel_regularizer: Kept for `tfc.decompress`; a packed kernel is not regularized.
+        bias_regularizer: Regularizer of the bias.
+        activity_regularizer: Regularizer of the output.
+        kernel_constraint: Kept for `tfc.decompress`; a packed kernel is not constrained.
+        bias_constraint: Constraint on the bias.
+        **kwargs: Arguments of `keras.layers.Layer`. `dtype` is the policy: `"float32"`,
+            `"mixed_bfloat16"` and `"mixed_float16"` among others; packed arrays and the bias do not
+            follow it.
+
+    Input shape:
+        `(batch, ..., in_features)`, rank >= 2.
+
+    Output shape:
+        `(batch, ..., units)`.
+
+    Raises:
+        ValueError: If `units` is not positive, or the dtype policy computes in float64.
+
+    Example:
+        >>> layer = Dense(4, format="int8", activation="relu")
+        >>> layer(np.ones((2, 3), "float32")).shape
+        TensorShape([2, 4])
+    """
+
+    def __init__(
+        self,
+        units: int,
+        format: Any = "int8",
+        activation: Any = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(units, int) or isinstance(units, bool) or units <= 0:
+            raise ValueError(f"`units` must be a positive integer; received {units!r}.")
+        super().__init__(format=format, activity_regularizer=activity_regularizer, **kwargs)
+        self.units = units
+        self.activation = keras.activations.get(activation)
+        self.use_bias = use_bias
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.input_spec = keras.layers.InputSpec(min_ndim=2)
+        self.supports_masking = True
+
+    @classmethod
+    def refusal(cls, layer: keras.layers.Dense) -> str | None:
+        """Says no to what Keras quantised otherwise than to int8 in -127 ... 127."""
+        mode = layer.quantization_mode
+        if mode is None:
+            return None
+        if mode != "int8":
+            return f"Keras has quantised it to {mode}, which no format holds exactly"
+        if layer.lora_enabled:
+            return "it has LoRA weights beside an int8 kernel; merge them first"
+        if int(keras.ops.min(layer._kernel)) < -127:
+            return "its int8 kernel holds -128, which is outside of -127 ... 127"
+        return None
+
+    @classmethod
+    def arguments(cls, layer: keras.layers.Layer) -> dict[str, Any]:
+        """Constructor arguments of a `Dense` of either kind, as live objects."""
+        # "int8_from_float32" is the policy of a layer that Keras quantised: what it was before.
+        policy = layer.dtype_policy.name.rpartition("_from_")[2]
+        names = ("units", "activation", "use_bias", "activity_regularizer", *_SERIALIZED)
+        return {
+            **{name: getattr(layer, name) for name in names},
+            "name": layer.name,
+            "trainable": layer.trainable,
+            "dtype": policy,
+        }
+
+    @classmethod
+    def source_weights(cls, layer: keras.layers.Dense) -> Weights:
+        """The kernel, LoRA merged, or the int8 values that Keras quantised it to."""
+        bias = None if layer.bias is None else layer.bias.numpy().astype(np.float32)
+        if layer.quantization_mode == "int8":
+            # Keras stores the inverse, 127 / max |w|, and divides by it.
+            scale = 1 / layer.kernel_scale.numpy().astype(np.float32)
+            return Weights(layer._kernel.numpy(), scale, bias)
+        return Weights(keras.ops.convert_to_numpy(layer.kernel), None, bias)
+
+    def restore_weights(self, layer: keras.layers.Dense) -> None:
+        """Assigns the unpacked kernel and the bias."""
+        layer.kernel.assign(self.weight_matrix())
+        if self.bias is not None:
+            layer.bias.assign(self.bias)
+
+    def matrix_shape(self, input_shape: Any) -> tuple[int, int]:
+        """`(in_features, units)`.
+
+        Raises:
+            ValueError: If the last dimension is unknown.
+        """
+        if not input_shape or input_shape[-1] is None:
+            raise ValueError(
+                f"`input_shape` must have a known last dimension for layer {self.name!r}; received "
+                f"{input_shape}. Give the model an Input with that dimension."
+            )
+        return int(input_shape[-1]), self.units
+
+    def initial_matrix(self, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
+        """Draws a kernel from `kernel_initializer`."""
+        kernel = self.kernel_initializer(shape, dtype="float32")
+        return np.asarray(keras.ops.convert_to_numpy(kernel), np.float32)
+
+    def build_rest(self, input_shape: Any) -> None:
+        """Creates the bias."""
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(self.units,),
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+                dtype="float32",
+                autocast=False,
+            )
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
+
+    def call(self, inputs: Any) -> Any:
+        """Multiplies, adds the bias and applies the activation.
+
+        Args:
+            inputs: Tensor `(batch, ..., in_features)`.
+
+        Returns:
+            Tensor `(batch, ..., units)`.
+        """
+        return self.matmul(inputs, self.activation)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """The input shape with `units` in its last place."""
+        return (*input_shape[:-1], self.units)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "activation": keras.activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            **{name: module.serialize(getattr(self, name)) for name, module in _SERIALIZED.items()},
+        }

@@ -1,0 +1,309 @@
+"""The base of the compressed layers, and which of them stands in for which Keras layer.
+
+Adding a layer is one file beside this one: a class that derives from `CompressedLayer` under
+`@replaces(keras.layers.X)`. `compress`, `decompress` and the report then know it.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from tfcompress_ops import formats
+from tfcompress_ops.formats.format import Arrays, Format, check_array, check_names, check_shape
+
+_REPLACEMENTS: dict[type[keras.layers.Layer], type["CompressedLayer"]] = {}
+_L = TypeVar("_L", bound=type["CompressedLayer"])
+_COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """The weights of a layer as a format takes them.
+
+    Attributes:
+        matrix: `[in_features, out_features]`: floating-point, or int8 that `scale` goes with.
+        scale: float32 `[out_features]`, with an int8 matrix only.
+        bias: float32 `[out_features]`, or `None`.
+    """
+
+    matrix: npt.NDArray[Any]
+    scale: npt.NDArray[np.float32] | None
+    bias: npt.NDArray[np.float32] | None
+
+    def pack(self, format: Format, calibration: Any) -> Arrays:
+        """The matrix in a format."""
+        if self.scale is None:
+            return format.pack(self.matrix, calibration)
+        return format.pack_quantized(self.matrix, self.scale, calibration=calibration)
+
+    def dense(self) -> npt.NDArray[np.float32]:
+        """The matrix in float32."""
+        matrix = np.asarray(self.matrix, np.float32)
+        return matrix if self.scale is None else matrix * self.scale
+
+
+class CompressedLayer(keras.layers.Layer, abc.ABC):  # type: ignore[misc]
+    """A layer that keeps its kernel packed by a `Format` and multiplies by it as it is.
+
+    The packed arrays are variables of the layer that are not trained, saved under the names that
+    the format gives them. They are created with their final shapes, so that loading a file fills
+    them and needs no other copy of the weights. The bias is an ordinary trainable float32 variable.
+
+    XLA cannot compile the ops, so `supports_jit` is False.
+
+    Args:
+        format: A `Format`, or the name of one.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Attributes:
+        format: The `Format`.
+        bias: The bias variable, or `None`.
+    """
+
+    replaces: ClassVar[type[keras.layers.Layer]]
+
+    bias: Any = None
+
+    def __init__(self, *, format: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if self.compute_dtype not in _COMPUTE_DTYPES:
+            raise ValueError(
+                f"`dtype` must compute in one of {_COMPUTE_DTYPES}; received "
+                f"{self.dtype_policy.name!r}. Use 'float32' or 'mixed_bfloat16'."
+            )
+        self.supports_jit = False
+        self.format = formats.get(format)
+        self._packed: dict[str, Any] = {}
+        # Set while weights are about to be loaded: their shapes, for which zeros will do.
+        self._packed_shapes: dict[str, tuple[int, ...]] | None = None
+
+    @classmethod
+    @abc.abstractmethod
+    def refusal(cls, layer: keras.layers.Layer) -> str | None:
+        """Why a built layer of the class that this one replaces cannot be compressed, or `None`."""
+
+    @classmethod
+    @abc.abstractmethod
+    def arguments(cls, layer: keras.layers.Layer) -> dict[str, Any]:
+        """Constructor arguments that both layer classes share, taken from a layer of either."""
+
+    @classmethod
+    @abc.abstractmethod
+    def source_weights(cls, layer: keras.layers.Layer) -> Weights:
+        """The weights of a layer of the class that this one replaces."""
+
+    @abc.abstractmethod
+    def restore_weights(self, layer: keras.layers.Layer) -> None:
+        """Gives a built Keras layer the weights that the packed arrays stand for."""
+
+    @abc.abstractmethod
+    def matrix_shape(self, input_shape: Any) -> tuple[int, int]:
+        """`(in_features, out_features)` of the weight matrix for this input shape."""
+
+    @abc.abstractmethod
+    def initial_matrix(self, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
+        """Weights of a new layer."""
+
+    @abc.abstractmethod
+    def build_rest(self, input_shape: Any) -> None:
+        """Creates what the layer has beside packed arrays, such as its bias."""
+
+    @classmethod
+    def from_layer(
+        cls, layer: keras.layers.Layer, format: Any, calibration: Any = None
+    ) -> "CompressedLayer":
+        """Compresses a built layer of the class that this one replaces.
+
+        Args:
+            layer: The layer; it is left as it is, and no variable is shared with it.
+            format: A `Format`, or the name of one.
+            calibration: What the format's `observe` gathered from the layer's inputs.
+
+        Returns:
+            A built layer of the same name, trainability and dtype policy.
+
+        Raises:
+            ValueError: If the layer or its weights cannot be compressed.
+        """
+        reason = cls.refusal(layer)
+        if reason is not None:
+            raise ValueError(f"`layer` must be compressible; received {layer.name!r}: {reason}.")
+        chosen = formats.get(format)
+        weights = cls.source_weights(layer)
+        new = cls(format=chosen, **cls.arguments(layer))
+        new.build_from_config(layer.get_build_config())
+        arrays = weights.pack(chosen, calibration)
+        for name, variable in new._packed.items():
+            variable.assign(arrays[name])
+        if weights.bias is not None:
+            new.bias.assign(weights.bias)
+        return new
+
+    def to_layer(self) -> keras.layers.Layer:
+        """The plain Keras layer with the weights that the packed arrays stand for.
+
+        Returns:
+            A built layer of the class that this one replaces, of the same name.
+        """
+        layer = self.replaces(**self.arguments(self))
+        layer.build_from_config(self.get_build_config())
+        self.restore_weights(layer)
+        return layer
+
+    def build(self, input_shape: Any) -> None:
+        """Draws the weights from their initializer and packs them.
+
+        A format that needs calibration starts from zeros instead: its arrays are loaded, or come
+        from `tfc.compress`.
+
+        Args:
+            input_shape: Shape of the input, its feature dimensions known.
+        """
+        self._input_shape = tuple(input_shape)
+        shape = self.matrix_shape(self._input_shape)
+        specs = self.format.array_specs(*shape)
+        arrays = None
+        if self._packed_shapes is not None:
+            specs = {name: (self._packed_shapes[name], spec[1]) for name, spec in specs.items()}
+        elif not self.format.needs_calibration:
+            arrays = self.format.pack(self.initial_matrix(shape))
+        for name, (array_shape, dtype) in specs.items():
+            self._packed[name] = self.add_weight(
+                name=name,
+                shape=array_shape if arrays is None else arrays[name].shape,
+                initializer="zeros",
+                dtype=dtype,
+                trainable=False,
+                autocast=False,
+            )
+            if arrays is not None:
+                self._packed[name].assign(arrays[name])
+        self.build_rest(self._input_shape)
+
+    def get_build_config(self) -> dict[str, Any] | None:
+        """The input shape, and the packed arrays' shapes: some formats' depend on the weights."""
+        if not self.built:
+            return None
+        shapes = {name: list(variable.shape) for name, variable in self._packed.items()}
+        return {"input_shape": list(self._input_shape), "packed_shapes": shapes}
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        """Creates the variables that `get_build_config` describes, filled with zeros.
+
+        Keras calls this before it loads weights; nothing is drawn or packed.
+
+        Args:
+            config: The result of `get_build_config` of this layer, or of the Keras layer that it
+                replaces.
+
+        Raises:
+            ValueError: If the shapes are not what the format makes for this input shape.
+        """
+        if not config or self.built:
+            return
+        input_shape = tuple(config["input_shape"])
+        specs = self.format.array_specs(*self.matrix_shape(input_shape))
+        shapes = config.get("packed_shapes", {name: spec[0] for name, spec in specs.items()})
+        try:
+            check_names(shapes, specs)
+            for name, (shape, _) in specs.items():
+                check_shape(name, shapes[name], shape)
+        except ValueError as error:
+            raise ValueError(
+                f"`packed_shapes` of layer {self.name!r} must fit {self.format}: {error}"
+            ) from error
+        self._packed_shapes = {name: tuple(shape) for name, shape in shapes.items()}
+        self.build(input_shape)
+
+    def packed_arrays(self) -> Arrays:
+        """The packed arrays as NumPy arrays."""
+        return {name: variable.numpy() for name, variable in self._packed.items()}
+
+    def weight_matrix(self) -> npt.NDArray[np.float32]:
+        """The float32 matrix `[in_features, out_features]` that the packed arrays stand for."""
+        return self.format.unpack(self.packed_arrays())
+
+    def matmul(self, x: Any, activation: Any = None) -> Any:
+        """`activation(x @ weight_matrix() + bias)` in the compute dtype, whatever `x` has."""
+        x = keras.ops.cast(x, self.compute_dtype)
+        return self.format.matmul(x, self._packed, bias=self.bias, activation=activation)
+
+    def save_own_variables(self, store: Any) -> None:
+        """Saves the packed arrays and the bias under their names.
+
+        Args:
+            store: The dict-like place to save to.
+        """
+        for name, variable in self._named_variables().items():
+            store[name] = variable.numpy()
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads what `save_own_variables` saved, after checking that it fits.
+
+        Args:
+            store: The dict-like place to load from.
+
+        Raises:
+            ValueError: If names, shapes, dtypes or values are not what the layer's format makes.
+        """
+        variables = self._named_variables()
+        try:
+            check_names(store.keys(), variables)
+            arrays = {name: np.asarray(store[name]) for name in variables}
+            for name, variable in variables.items():
+                check_array(name, arrays[name], (tuple(variable.shape), variable.dtype))
+            packed = {name: arrays[name] for name in self._packed}
+            self.format.check_arrays(packed, *self.matrix_shape(self._input_shape))
+        except ValueError as error:
+            raise ValueError(
+                f"The weights file does not fit layer {self.name!r} ({self.format}): {error} "
+                "Save the model again from its source."
+            ) from error
+        for name, variable in variables.items():
+            variable.assign(arrays[name])
+
+    def _named_variables(self) -> dict[str, Any]:
+        return self._packed if self.bias is None else {**self._packed, "bias": self.bias}
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        format_config = keras.saving.serialize_keras_object(self.format)
+        return {**super().get_config(), "format": format_config}
+
+
+def replaces(keras_class: type[keras.layers.Layer]) -> Callable[[_L], _L]:
+    """Class decorator: makes a compressed layer the replacement of a Keras layer class.
+
+    Subclasses of `keras_class` are not replaced: their `call` may do something else.
+    """
+
+    def register(cls: _L) -> _L:
+        cls.replaces = keras_class
+        _REPLACEMENTS[keras_class] = cls
+        registered: _L = keras.saving.register_keras_serializable(package="tfcompress")(cls)
+        return registered
+
+    return register
+
+
+def replacement(layer: keras.layers.Layer) -> type[CompressedLayer] | None:
+    """The compressed layer class that can stand in for a layer of this class, or `None`."""
+    return _REPLACEMENTS.get(type(layer))
+
+
+def refusal(layer: keras.layers.Layer) -> str | None:
+    """Why a layer cannot be compressed, in a few words, or `None` if it can."""
+    cls = replacement(layer)
+    if cls is None:
+        supported = ", ".join(sorted(keras_class.__name__ for keras_class in _REPLACEMENTS))
+        return f"{type(layer).__name__} has no compressed counterpart (only {supported} have)"
+    if not layer.built:
+        return "it is not built"
+    if layer.compute_dtype not in _COMPUTE_DTYPES:
+        return f"it computes in {layer.compute_dtype}"
+    return cls.refusal(layer)

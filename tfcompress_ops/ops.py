@@ -1,0 +1,215 @@
+"""The TensorFlow ops on packed weights, their gradients, and the table of fused activations."""
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfcompress_ops import _loader, kernels
+
+Activation = str | Callable[[Any], Any] | None
+
+_module = _loader.load()
+
+# What the ops fuse, by the name that their `activation` attribute takes. The function is both what
+# a Keras layer's activation is recognised by and what its gradient is derived from.
+_FUSED: dict[str, Callable[[Any], Any]] = {
+    "linear": keras.activations.linear,
+    "relu": keras.activations.relu,
+    "relu6": keras.activations.relu6,
+    "leaky_relu": keras.activations.leaky_relu,
+    "elu": keras.activations.elu,
+    "selu": keras.activations.selu,
+    "gelu": keras.activations.gelu,
+    "gelu_tanh": functools.partial(keras.activations.gelu, approximate=True),
+    "silu": keras.activations.silu,
+    "sigmoid": keras.activations.sigmoid,
+    "tanh": keras.activations.tanh,
+    "softplus": keras.activations.softplus,
+    "softsign": keras.activations.softsign,
+    "exponential": keras.activations.exponential,
+    "hard_sigmoid": keras.activations.hard_sigmoid,
+    "hard_silu": keras.activations.hard_silu,
+}
+_FUSED_NAMES = {function: name for name, function in _FUSED.items()}
+_X_DTYPES = (tf.float32, tf.bfloat16, tf.float16)
+
+
+def fused_activation_name(
+    activation: Activation,
+) -> tuple[str, Callable[[Any], Any] | None]:
+    """Splits an activation into what the ops fuse and what runs after them.
+
+    Args:
+        activation: Name, function or other callable that `keras.activations.get` accepts, or
+            `"gelu_tanh"` for the tanh approximation of GELU.
+
+    Returns:
+        `(name, rest)`: the value of an op's `activation` attribute, and the callable that its
+        output must still go through, or `None`.
+
+    Raises:
+        ValueError: If Keras knows no such activation.
+
+    Example:
+        >>> fused_activation_name("relu")
+        ('relu', None)
+    """
+    if isinstance(activation, str) and activation in _FUSED:
+        return activation, None
+    function = keras.activations.get(activation)
+    try:
+        return _FUSED_NAMES[function], None
+    except (KeyError, TypeError):  # TypeError: a callable that cannot be hashed.
+        return "linear", function
+
+
+def int8_matmul(
+    x: Any,
+    kernel: Any,
+    scale: Any,
+    *,
+    x_scale: Any = None,
+    mean: Any = None,
+    bias: Any = None,
+    activations: str = "dynamic",
+    activation: Activation = None,
+) -> tf.Tensor:
+    """Multiplies by packed int8 weights, in one op from quantising `x` to the activation.
+
+    `y = activation(x @ (scale * w_q + mean) + bias)`, with `x` quantised to int8 first unless
+    `activations="float"`. The gradient with respect to `x` goes through the float32 weights that
+    the arrays stand for, straight through the quantisation of `x`; `bias` has its gradient too, the
+    packed arrays have none.
+
+    Args:
+        x: float32, bfloat16 or float16 tensor `[..., in_features]`, rank >= 1.
+        kernel: uint8 `[packed bytes]`, as `tfc.Int8` packs it.
+        scale: float32 `[out_features]`.
+        x_scale: float32 `[1]`, the step of a quantised `x`; given exactly with
+            `activations="static"`.
+        mean: float32 `[out_features]` or `None`: what was subtracted before quantising.
+        bias: floating-point `[out_features]` or `None`.
+        activations: `"dynamic"` quantises each row of `x` by its largest magnitude, `"static"` by
+            `x_scale`, `"float"` leaves it as it is.
+        activation: Anything that `keras.activations.get` accepts, or `"gelu_tanh"`. Fused where
+            `fused_activation_name` says so, otherwise it runs on the op's output.
+
+    Returns:
+        Tensor `[..., out_features]` of `x`'s dtype.
+
+    Raises:
+        TypeError: If `x` has another dtype.
+        ValueError: If `activations` or `activation` is unknown, or `x_scale` does not go with it.
+        tf.errors.InvalidArgumentError: If shapes do not fit (`ValueError` while a graph is traced).
+    """
+    if activations not in ("dynamic", "static", "float"):
+        raise ValueError(
+            f"`activations` must be 'dynamic', 'static' or 'float'; received {activations!r}."
+        )
+    if (x_scale is not None) != (activations == "static"):
+        raise ValueError(
+            "`x_scale` must be given with activations='static', and only then; received "
+            f"x_scale={x_scale!r} with activations={activations!r}."
+        )
+    x = tf.convert_to_tensor(x)
+    if x.dtype not in _X_DTYPES:
+        raise TypeError(
+            f"`x` must be float32, bfloat16 or float16; received {x.dtype.name} "
+            f"(shape {x.shape}). Cast it with tf.cast(x, 'float32')."
+        )
+    name, rest = fused_activation_name(activation)
+    y = _module.tfcompress_int8_mat_mul(
+        x,
+        kernel,
+        scale,
+        x_scale=_optional(x_scale),
+        mean=_optional(mean),
+        bias=_optional(bias),
+        activations=activations,
+        activation=name,
+    )
+    return y if rest is None else rest(y)
+
+
+def int8_unpack(kernel: Any, scale: Any, in_features: int, *, mean: Any = None) -> tf.Tensor:
+    """The float32 weights that packed int8 arrays stand for.
+
+    Args:
+        kernel: uint8 `[packed bytes]`, as `tfc.Int8` packs it.
+        scale: float32 `[out_features]`.
+        in_features: Rows of the matrix, >= 0.
+        mean: float32 `[out_features]` or `None`.
+
+    Returns:
+        float32 tensor `[in_features, out_features]`, `scale * w_q + mean`.
+
+    Raises:
+        tf.errors.InvalidArgumentError: If shapes do not fit (`ValueError` while a graph is traced).
+    """
+    return _module.tfcompress_int8_unpack(
+        kernel, scale, mean=_optional(mean), in_features=in_features
+    )
+
+
+def _optional(value: Any) -> list[tf.Tensor]:
+    """The list of none or one float32 tensor that the ops take an optional input as."""
+    return [] if value is None else [tf.cast(value, tf.float32)]
+
+
+@tf.RegisterGradient("Tfcompress>Int8MatMul")
+def _int8_matmul_gradient(op: Any, dy: tf.Tensor) -> list[tf.Tensor | None]:
+    """Gradient with respect to `x` and `bias`, through the unpacked float32 weights."""
+    inputs = iter(op.inputs)
+    x, kernel, scale = itertools.islice(inputs, 3)
+    x_scale = list(itertools.islice(inputs, op.get_attr("num_x_scale")))
+    mean = list(itertools.islice(inputs, op.get_attr("num_mean")))
+    bias = list(inputs)
+
+    dz = tf.cast(dy, tf.float32)
+    activation = op.get_attr("activation").decode()
+    if activation != "linear":
+        z = _module.tfcompress_int8_mat_mul(
+            tf.cast(x, tf.float32),
+            kernel,
+            scale,
+            x_scale=x_scale,
+            mean=mean,
+            bias=bias,
+            activations=op.get_attr("activations").decode(),
+            activation="linear",
+        )
+        with tf.GradientTape() as tape:
+            tape.watch(z)
+            y = _FUSED[activation](z)
+        dz = tape.gradient(y, z, output_gradients=dz)
+
+    weights = _unpack_for(x, kernel, scale, mean)
+    rows = tf.reduce_prod(tf.shape(x)[:-1])
+    dz = tf.reshape(dz, tf.stack([rows, tf.shape(weights)[1]]))
+    dx = tf.reshape(tf.matmul(dz, weights, transpose_b=True), tf.shape(x))
+    dbias = [tf.reduce_sum(dz, axis=0) for _ in bias]
+    return [tf.cast(dx, x.dtype), None, None, *[None for _ in x_scale + mean], *dbias]
+
+
+def _unpack_for(
+    x: tf.Tensor, kernel: tf.Tensor, scale: tf.Tensor, mean: list[tf.Tensor]
+) -> tf.Tensor:
+    """Unpacks `[in_features, out_features]` where `in_features` may be known at run time only."""
+    in_features = x.shape[-1] if x.shape.rank is not None else None
+    if in_features is not None:
+        return _module.tfcompress_int8_unpack(kernel, scale, mean=mean, in_features=in_features)
+    packed_bytes, out_features = kernel.shape.num_elements(), scale.shape.num_elements()
+    if packed_bytes is None or not out_features:
+        raise ValueError(
+            "`x` must have a known last dimension for the gradient of int8_matmul where the shape "
+            f"of `kernel` or `scale` is unknown too; received shape {x.shape}. Set it with "
+            "tf.ensure_shape."
+        )
+    # Rows come in groups of 4: unpack whole groups, keep those that `x` has.
+    padded = 4 * (packed_bytes // kernels.int8_packed_size(4, out_features))
+    weights = _module.tfcompress_int8_unpack(kernel, scale, mean=mean, in_features=padded)
+    return weights[: tf.shape(x)[-1]]
