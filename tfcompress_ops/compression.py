@@ -9,15 +9,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
+from keras.layers import Layer
 from keras.src.models.functional import Functional  # What keras.Model(inputs, outputs) makes.
 
 from tfcompress_ops import formats as formats_lib
 from tfcompress_ops.formats.format import Format
 from tfcompress_ops.layers.layer import CompressedLayer, refusal, replacement
 
-Layer = keras.layers.Layer
 Formats = Any  # A format or its name, or {glob: format, name or None}.
 _CALIBRATION_BATCH = 64
+# Whether layers that Keras quantised run on their quantised weights; not in their configuration.
+_KERAS_FLAGS = {"is_gptq_calibrated", "is_awq_calibrated"}
 
 
 def compress(model: keras.Model, formats: Formats, calibration_data: Any = None) -> keras.Model:
@@ -58,10 +60,9 @@ def compress(model: keras.Model, formats: Formats, calibration_data: Any = None)
     calibration = _calibrate(model, chosen, calibration_data)
 
     def replace(layer: Layer) -> Layer | None:
-        if layer not in chosen:
-            return None
         cls = replacement(layer)
-        assert cls is not None
+        if cls is None or layer not in chosen:
+            return None
         try:
             return cls.from_layer(layer, chosen[layer], calibration.get(layer))
         except ValueError as error:
@@ -311,9 +312,18 @@ def _rebuild(model: keras.Model, replace: Callable[[Layer], Layer | None]) -> ke
 
 def _copy_variables(old: Layer, new: Layer) -> None:
     """Weights, and state such as a random seed. What is not a layer (keras.ops) has none."""
-    for source, target in zip(
-        getattr(old, "variables", ()), getattr(new, "variables", ()), strict=True
-    ):
+    if not isinstance(old, Layer):
+        return
+    for source, target in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
+        for flag in _KERAS_FLAGS & set(vars(source)):
+            setattr(target, flag, getattr(source, flag))
+    if len(old.variables) != len(new.variables):
+        raise ValueError(
+            f"Layer {old.name!r} ({type(old).__name__}) cannot be copied from its configuration: "
+            f"it has {len(old.variables)} variables, a copy {len(new.variables)}. Give the class a "
+            "`build` that makes all of them."
+        )
+    for source, target in zip(old.variables, new.variables, strict=True):
         target.assign(source)
 
 
@@ -337,14 +347,16 @@ def _copy(layer: Layer) -> Layer:
 def _compile_objects(model: keras.Model) -> dict[str, Any]:
     """Custom losses, metrics and optimizers that a model and those in it are compiled with."""
     objects: dict[str, Any] = {}
-    for graph in [model, *(layer for layer in model.layers if _is_graph(layer))]:
-        config = getattr(graph, "_compile_config", None)
-        if config is not None:
-            leaves = keras.tree.flatten(config.config)
-            objects.update(_functions(leaves))
-            objects.update(
-                {type(leaf).__name__: type(leaf) for leaf in leaves if hasattr(leaf, "get_config")}
-            )
+    for layer in model.layers:
+        if _is_graph(layer):
+            objects.update(_compile_objects(layer))
+    config = getattr(model, "_compile_config", None)
+    if config is not None:
+        leaves = keras.tree.flatten(config.config)
+        objects.update(_functions(leaves))
+        objects.update(
+            {type(leaf).__name__: type(leaf) for leaf in leaves if hasattr(leaf, "get_config")}
+        )
     return objects
 
 

@@ -85,6 +85,11 @@ def int8_matmul(
     the arrays stand for, straight through the quantisation of `x`; `bias` has its gradient too, the
     packed arrays have none.
 
+    `x_q = clip(round(x / x_scale), -127, 127)`, rounded to the nearest, ties to even. A row of
+    zeros (of magnitudes below 2^-100) gives the bias alone. A row with a NaN gives NaN in all its
+    outputs. So does, with dynamic activations, a row with an infinity; static ones saturate it.
+    With float activations both go through the product as usual.
+
     Args:
         x: float32, bfloat16 or float16 tensor `[..., in_features]`, rank >= 1.
         kernel: uint8 `[packed bytes]`, as `tfc.Int8` packs it.
@@ -160,7 +165,6 @@ def _optional(value: Any) -> list[tf.Tensor]:
     return [] if value is None else [tf.cast(value, tf.float32)]
 
 
-@tf.RegisterGradient("Tfcompress>Int8MatMul")
 def _int8_matmul_gradient(op: Any, dy: tf.Tensor) -> list[tf.Tensor | None]:
     """Gradient with respect to `x` and `bias`, through the unpacked float32 weights."""
     inputs = iter(op.inputs)
@@ -193,6 +197,9 @@ def _int8_matmul_gradient(op: Any, dy: tf.Tensor) -> list[tf.Tensor | None]:
     dx = tf.reshape(tf.matmul(dz, weights, transpose_b=True), tf.shape(x))
     dbias = [tf.reduce_sum(dz, axis=0) for _ in bias]
     return [tf.cast(dx, x.dtype), None, None, *[None for _ in x_scale + mean], *dbias]
+
+
+tf.RegisterGradient("Tfcompress>Int8MatMul")(_int8_matmul_gradient)
 
 
 def _unpack_for(

@@ -20,11 +20,12 @@ from tfcompress_ops.layers.layer import CompressedLayer, refusal
 _BATCH = 64
 # Stands for dimensions that a model leaves open, where no data says how large they are.
 _OPEN_DIMENSION = 32
-_ROUNDS = 7
+_ROUNDS = 5
 _BURST_SECONDS = 0.01
 # A call of a tf.function costs ~200 us before its first op. The difference between a graph of one
-# call of a layer and a graph of this many is the layer's own time.
-_CALLS_IN_GRAPH = 9
+# call of a layer and a chain of calls is the layer's own time, if the chain takes milliseconds.
+_CHAIN_OPERATIONS = 200_000_000
+_SHORTEST_CHAIN, _LONGEST_CHAIN = 5, 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +64,8 @@ class Change:
 
     @property
     def speedup(self) -> float | None:
-        """How many times faster it became, `None` where nothing was timed."""
-        if self.latency_before_us is None or self.latency_after_us is None:
+        """How many times faster it became, `None` where that was not or cannot be timed."""
+        if not self.latency_before_us or not self.latency_after_us:
             return None
         return self.latency_before_us / self.latency_after_us
 
@@ -158,6 +159,9 @@ def report(original: keras.Model, compressed: keras.Model, data: Any = None) -> 
             changes.append(_compressed(path, before, probes[before], weight_norms))
         elif before.weights:
             changes.append(_kept(path, before, after))
+    before_us, after_us = _medians(
+        lambda: original(first, training=False), lambda: compressed(first, training=False)
+    )
     total = Change(
         path=original.name,
         format=", ".join(sorted({probe.after.format.label for probe in probes.values()})),
@@ -165,12 +169,8 @@ def report(original: keras.Model, compressed: keras.Model, data: Any = None) -> 
         bytes_after=_nbytes(compressed),
         weight_error=weight_norms.relative(),
         output_error=output_norms.relative(),
-        **_medians(
-            {
-                "latency_before_us": lambda: original(first, training=False),
-                "latency_after_us": lambda: compressed(first, training=False),
-            }
-        ),
+        latency_before_us=before_us,
+        latency_after_us=after_us,
     )
     if data is None:
         changes = [dataclasses.replace(change, output_error=None) for change in changes]
@@ -232,6 +232,7 @@ def _compressed(path: str, before: Any, probe: _Probe, weight_norms: _Norms) -> 
     norms = _Norms()
     for each in (norms, weight_norms):
         each.add(source, matrix)
+    before_us, after_us = _layer_latencies(before, after, probe.inputs)
     return Change(
         path=path,
         format=after.format.label,
@@ -239,7 +240,8 @@ def _compressed(path: str, before: Any, probe: _Probe, weight_norms: _Norms) -> 
         bytes_after=_nbytes(after),
         weight_error=norms.relative(),
         output_error=probe.norms.relative(),
-        **_layer_latencies(before, after, probe.inputs),
+        latency_before_us=before_us,
+        latency_after_us=after_us,
     )
 
 
@@ -271,45 +273,48 @@ def _zeros(model: keras.Model) -> Any:
     return keras.tree.map_structure(zeros, inputs)
 
 
-def _layer_latencies(before: Any, after: Any, inputs: Any) -> dict[str, float]:
+def _layer_latencies(before: Any, after: Any, inputs: Any) -> tuple[float, float]:
     """Microseconds of one more call of a layer in a graph that calls it already."""
 
     def chain(layer: Any, calls: int) -> Callable[[], Any]:
-        def run() -> Any:
-            outputs = layer(inputs)
-            for _ in range(calls - 1):
-                with tf.control_dependencies([outputs]):
-                    outputs = layer(tf.identity(inputs))
-            return outputs
+        step = tf.function(layer, autograph=False)  # traced once
+
+        def run() -> list[Any]:
+            outputs: list[Any] = []
+            for _ in range(calls):
+                with tf.control_dependencies(outputs[-1:]):
+                    outputs.append(step(tf.identity(inputs)))
+            return outputs  # all of them, so that all are made
 
         return run
 
-    lengths = (1, _CALLS_IN_GRAPH)
-    layers = {"latency_before_us": before, "latency_after_us": after}
-    cases = {f"{name} {n}": chain(layer, n) for name, layer in layers.items() for n in lengths}
+    shape = after.matrix_shape(inputs.shape)
+    operations = 2 * max(1, int(tf.size(inputs)) * shape[1])
+    length = min(_LONGEST_CHAIN, max(_SHORTEST_CHAIN, _CHAIN_OPERATIONS // operations))
     with graph_kept():
-        medians = _medians(cases)
-    return {
-        name: max(0.0, medians[f"{name} {_CALLS_IN_GRAPH}"] - medians[f"{name} 1"])
-        / (_CALLS_IN_GRAPH - 1)
-        for name in layers
-    }
+        before_1, before_n, after_1, after_n = _medians(
+            *(chain(layer, calls) for layer in (before, after) for calls in (1, length))
+        )
+    return (
+        max(0.0, before_n - before_1) / (length - 1),
+        max(0.0, after_n - after_1) / (length - 1),
+    )
 
 
-def _medians(cases: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Microseconds of a call through `tf.function`, medians over interleaved bursts."""
+def _medians(*cases: Callable[[], Any]) -> list[float]:
+    """Microseconds of a call of each through `tf.function`: medians over interleaved bursts."""
 
     def compiled(function: Callable[[], Any]) -> Callable[[], Any]:
-        graph = tf.function(function, autograph=False)
+        graph = tf.function(function, autograph=False).get_concrete_function()
         # Fetching a value waits for a GPU to finish.
         return lambda: keras.tree.flatten(graph())[0].numpy()
 
     timings = interleave(
-        {name: compiled(case) for name, case in cases.items()},
+        {str(index): compiled(case) for index, case in enumerate(cases)},
         rounds=_ROUNDS,
         burst_seconds=_BURST_SECONDS,
     )
-    return {name: timing.median_us for name, timing in timings.items()}
+    return [timing.median_us for timing in timings.values()]
 
 
 def _cells(change: Change) -> list[str]:

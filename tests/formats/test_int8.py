@@ -11,7 +11,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 import tfcompress_ops as tfc
-from tfcompress_ops import formats, kernels
+from tfcompress_ops import _kernels, formats, kernels
 from tfcompress_ops.formats import Format, Int8, register_format
 
 SIZES = st.one_of(st.integers(0, 20), st.sampled_from([31, 47, 64, 65, 127, 130]))
@@ -116,6 +116,61 @@ def test_extreme_sums_do_not_saturate(sign):
     x = np.ones((2, k), np.float32)
     sums, _ = kernels.int8_sums(x, arrays["kernel"], 3)
     np.testing.assert_array_equal(sums, np.full((2, 3), sign * 127 * 127 * k))
+
+
+# The extension module by itself: no TensorFlow, so that a process for each tier is quick.
+TIER = """
+    import importlib.util
+    import numpy as np
+
+    spec = importlib.util.spec_from_file_location("_kernels", {module!r})
+    kernels = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(kernels)
+    results = {{"tier": kernels.cpu_info()["tier"]}}
+    rng = np.random.default_rng(0)
+    for m, k, n in [(1, 1, 1), (3, 5, 17), (2, 130, 70), (7, 257, 100), (33, 64, 129)]:
+        w, x = (rng.normal(size=shape).astype(np.float32) for shape in ((k, n), (m, k)))
+        for center in (False, True):
+            packed, scale, mean = kernels.int8_quantize_pack(w, center)
+            name = f"{{m}} {{k}} {{n}} {{center}} "
+            results[name + "exact packed"] = packed
+            results[name + "exact scale"] = scale
+            results[name + "exact sums"], results[name + "exact rows"] = kernels.int8_sums(
+                x, packed, n)
+            results[name + "exact static"], _ = kernels.int8_sums(x, packed, n, x_scale=0.01)
+            for activations in ("dynamic", "float"):
+                results[name + activations] = kernels.int8_matmul(
+                    x, packed, scale, mean, activations=activations, activation="gelu")
+    np.savez("results.npz", **results)
+"""
+
+
+def test_every_tier_gives_the_same(run_python, tmp_path):
+    results = {}
+    tiers = kernels.cpu_info()["tiers"]
+    for tier in tiers:
+        run_python(TIER.format(module=_kernels.__file__), env={"TFCOMPRESS_ISA": tier})
+        with np.load(tmp_path / "results.npz") as file:
+            results[tier] = dict(file)
+        assert results[tier].pop("tier") == tier
+    assert tiers[0] == "portable"
+    for tier in tiers[1:]:
+        for name, values in results[tier].items():
+            compare = (
+                np.testing.assert_array_equal
+                if "exact" in name
+                else lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+            )
+            compare(values, results["portable"][name])
+
+
+def test_an_unknown_tier_is_refused(run_python):
+    process = run_python(
+        TIER.format(module=_kernels.__file__), env={"TFCOMPRESS_ISA": "sse9"}, check=False
+    )
+    assert "TFCOMPRESS_ISA" in process.stderr
+    assert "sse9" in process.stderr
+    assert "avx2" in process.stderr
 
 
 @pytest.mark.parametrize("format_", EVERY_FORMAT, ids=lambda format_: format_.label)
@@ -306,7 +361,7 @@ def test_check_arrays_knows_its_matrix():
 
 
 def test_options_are_checked():
-    with pytest.raises(ValueError, match="`activations` must be one of .*received 'sometimes'"):
+    with pytest.raises(ValueError, match=r"`activations` must be one of .*received 'sometimes'"):
         Int8("sometimes")
     with pytest.raises(TypeError, match="`center` must be a bool; received 1"):
         Int8(center=1)

@@ -39,14 +39,5 @@ class Case(abc.ABC):
         """Bytes that one layer's weights [K, N] take in this engine."""
 
     @abc.abstractmethod
-    def build(self, problem: Problem, length: int = 1) -> Chain:
-        """Loads the layers of `problem` into the engine.
-
-        Args:
-            problem: The distinct layers and their inputs.
-            length: Layers that one call should run at least. Engines whose calls are cheap run
-                every distinct layer once instead.
-
-        Returns:
-            The chain.
-        """
+    def build(self, problem: Problem) -> Chain:
+        """Loads the layers of `problem` into the engine: a chain that runs each of them once."""

@@ -28,13 +28,15 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 from tensorflow.python.eager import context
+
+from tfcompress_ops.bench import machine
 
 State = Literal["hot", "cold"]
 Array = npt.NDArray[np.float32]
@@ -117,6 +119,10 @@ class Problem:
         """Number of distinct layers."""
         return len(self.weights)
 
+    def first(self, count: int) -> "Problem":
+        """The same problem with its first `count` layers only."""
+        return Problem(self.weights[:count], self.inputs[:count], self.threads)
+
     def reference(self, index: int) -> Array:
         """Output of distinct layer `index` in float32: what every case approximates."""
         layer = self.weights[index]
@@ -133,7 +139,8 @@ class Chain:
         distinct: Distinct layers among them.
         empty: The smallest call of the same engine: what a call costs besides its layers.
         output: The output [B, N] of the last layer of a call that it makes.
-        keep: Whatever has to live as long as the chain.
+        lengthen: `length -> chain`: the same layers in a chain of at least `length`. None where
+            calls are so cheap that running every distinct layer once is long enough.
     """
 
     call: Callable[[], object]
@@ -141,7 +148,7 @@ class Chain:
     distinct: int
     empty: Callable[[], object]
     output: Callable[[], Array]
-    keep: Any = field(default=None, repr=False)
+    lengthen: Callable[[int], "Chain"] | None = None
 
 
 @dataclass(frozen=True)
@@ -182,7 +189,7 @@ def random_problem(
 
 
 def tensorflow_chain(
-    layers: Sequence[TensorFlowLayer], inputs: Sequence[Array], length: int
+    layers: Sequence[TensorFlowLayer], inputs: Sequence[Array], length: int = 1
 ) -> Chain:
     """Puts `length` layers into one `tf.function`, going round `layers`.
 
@@ -203,7 +210,6 @@ def tensorflow_chain(
     length = distinct * max(1, math.ceil(length / distinct))
     tensors = [tf.constant(x) for x in inputs]
 
-    @tf.function(autograph=False)
     def run(*xs: tf.Tensor) -> tf.Tensor:
         y: tf.Tensor | None = None
         for index in range(length):
@@ -213,16 +219,15 @@ def tensorflow_chain(
                 y = layer.apply(xs[index % distinct], values)
         return y
 
-    @tf.function(autograph=False)
     def empty(*xs: tf.Tensor) -> tf.Tensor:
         # Variables are arguments of the call, and passing them is part of its cost.
         for handle in handles:
             tf.compat.v1.get_default_graph().capture(handle)
         return xs[0]
 
-    concrete_run = run.get_concrete_function(*tensors)
+    concrete_run = tf.function(run, autograph=False).get_concrete_function(*tensors)
     handles = [captured for captured, _ in concrete_run.graph.captures]
-    concrete_empty = empty.get_concrete_function(*tensors)
+    concrete_empty = tf.function(empty, autograph=False).get_concrete_function(*tensors)
     _check_graph(lambda: concrete_run(*tensors), layers[0].op, length)
     return Chain(
         call=lambda: concrete_run(*tensors),
@@ -230,7 +235,7 @@ def tensorflow_chain(
         distinct=distinct,
         empty=lambda: concrete_empty(*tensors),
         output=lambda: concrete_run(*tensors).numpy(),
-        keep=(run, empty, layers),
+        lengthen=lambda longer: tensorflow_chain(layers, inputs, longer),
     )
 
 
@@ -251,11 +256,13 @@ def set_tensorflow_threads(threads: int) -> None:
     Raises:
         RuntimeError: If TensorFlow has started already, with another number of threads.
     """
-    if tf.config.threading.get_intra_op_parallelism_threads() == threads:
-        return
+    # 0, the default, stands for every processor of the process.
+    current = tf.config.threading.get_intra_op_parallelism_threads() or machine.available_cpus()
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
     except RuntimeError as error:
+        if current == threads:
+            return
         raise RuntimeError(
             f"`threads` must be set before TensorFlow runs its first op; received {threads}. "
             "Start a new process."

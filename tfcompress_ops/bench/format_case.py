@@ -1,10 +1,12 @@
 """The case of this package's own formats: one op a layer, whatever the format."""
 
+import math
+
 import numpy as np
 import tensorflow as tf
 
 from tfcompress_ops.bench.cases import Arithmetic, Case
-from tfcompress_ops.bench.chains import Chain, Problem, TensorFlowLayer, tensorflow_chain
+from tfcompress_ops.bench.chains import Array, Chain, Problem, TensorFlowLayer, tensorflow_chain
 from tfcompress_ops.formats import Format
 
 
@@ -41,14 +43,14 @@ class FormatCase(Case):
         specs = self.format.array_specs(in_features, out_features)
         if all(None not in shape for shape, _ in specs.values()):
             return sum(
-                int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+                math.prod(size or 0 for size in shape) * np.dtype(dtype).itemsize
                 for shape, dtype in specs.values()
             )
         rng = np.random.default_rng(0)
         kernel = rng.standard_normal((in_features, out_features), dtype=np.float32)
         return self.format.nbytes(self.format.pack(kernel, self._calibration(kernel)))
 
-    def build(self, problem: Problem, length: int = 1) -> Chain:
+    def build(self, problem: Problem) -> Chain:
         """Packs the weights and chains the op; see `Case`."""
         layers = []
         for weights, x in zip(problem.weights, problem.inputs, strict=True):
@@ -58,13 +60,13 @@ class FormatCase(Case):
             }
             variables["bias"] = tf.Variable(weights.bias, trainable=False)
             layers.append(TensorFlowLayer(apply=self._apply, variables=variables, op=self.op))
-        return tensorflow_chain(layers, problem.inputs, length)
+        return tensorflow_chain(layers, problem.inputs)
 
     def _apply(self, x: tf.Tensor, tensors: dict[str, tf.Tensor]) -> tf.Tensor:
         arrays = {name: tensor for name, tensor in tensors.items() if name != "bias"}
         return self.format.matmul(x, arrays, bias=tensors["bias"])
 
-    def _calibration(self, x: np.ndarray) -> object:
+    def _calibration(self, x: Array) -> object:
         if not self.format.needs_calibration:
             return None
         return self.format.observe(None, tf.constant(x))

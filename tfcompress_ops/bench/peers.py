@@ -39,7 +39,7 @@ class TensorFlowMatMul(Case):
         """Four bytes a weight."""
         return 4 * in_features * out_features
 
-    def build(self, problem: Problem, length: int = 1) -> Chain:
+    def build(self, problem: Problem) -> Chain:
         """Chains the fused op; see `Case`."""
         layers = [
             TensorFlowLayer(
@@ -52,7 +52,7 @@ class TensorFlowMatMul(Case):
             )
             for layer in problem.weights
         ]
-        return tensorflow_chain(layers, problem.inputs, length)
+        return tensorflow_chain(layers, problem.inputs)
 
 
 class KerasInt8(Case):
@@ -66,14 +66,14 @@ class KerasInt8(Case):
         """One byte a weight."""
         return in_features * out_features
 
-    def build(self, problem: Problem, length: int = 1) -> Chain:
+    def build(self, problem: Problem) -> Chain:
         """Chains the layers' ops; see `Case`."""
         layers = [
             # Keras multiplies int8 matrices through this op.
             TensorFlowLayer(apply=self._layer(weights), variables={}, op="BatchMatMulV3")
             for weights in problem.weights
         ]
-        return tensorflow_chain(layers, problem.inputs, length)
+        return tensorflow_chain(layers, problem.inputs)
 
     @staticmethod
     def _layer(weights: LayerWeights) -> Any:
@@ -98,8 +98,8 @@ class LiteRT(Case):
         """One byte a weight."""
         return in_features * out_features
 
-    def build(self, problem: Problem, length: int = 1) -> Chain:
-        """One model; a call runs every distinct layer once; see `Case`."""
+    def build(self, problem: Problem) -> Chain:
+        """Writes and loads one model of all layers; see `Case`."""
         interpreter = self._interpreter(problem)
         tiny = self._interpreter(_tiny_problem(problem.threads))
         last = interpreter.get_output_details()[-1]["index"]
@@ -115,7 +115,6 @@ class LiteRT(Case):
             distinct=problem.distinct,
             empty=tiny.invoke,
             output=output,
-            keep=(interpreter, tiny),
         )
 
     @staticmethod
@@ -152,10 +151,10 @@ class OnnxRuntime(Case):
         """One byte a weight."""
         return in_features * out_features
 
-    def build(self, problem: Problem, length: int = 1) -> Chain:
-        """One model; a call runs every distinct layer once; see `Case`."""
+    def build(self, problem: Problem) -> Chain:
+        """Writes and loads one model of all layers; see `Case`."""
         session, binding, outputs = self._session(problem)
-        tiny_session, tiny_binding, tiny_outputs = self._session(_tiny_problem(problem.threads))
+        tiny_session, tiny_binding, _ = self._session(_tiny_problem(problem.threads))
 
         def output() -> Array:
             session.run_with_iobinding(binding)
@@ -168,7 +167,6 @@ class OnnxRuntime(Case):
             distinct=problem.distinct,
             empty=lambda: tiny_session.run_with_iobinding(tiny_binding),
             output=output,
-            keep=(outputs, tiny_outputs),
         )
 
     @staticmethod

@@ -7,7 +7,7 @@ import rich.console
 import rich.table
 import rich.text
 
-from tfcompress_ops.bench.results import Measurement, Results
+from tfcompress_ops.bench.results import Results
 from tfcompress_ops.cli import console
 
 _T = TypeVar("_T")
@@ -35,6 +35,7 @@ def _details(results: Results, state: str, mode: str) -> rich.table.Table:
         "quartiles",
         "GOP/s",
         "of peak",
+        "call",
         f"vs {results.baseline}",
         f"vs {results.reference}",
         title=f"{results.suite}: {state}, {mode}",
@@ -58,6 +59,7 @@ def _details(results: Results, state: str, mode: str) -> rich.table.Table:
             f"{_time(layer.q1_us)} - {_time(layer.q3_us)}",
             f"{measurement.gops:,.1f}",
             _percent(results.share_of_peak(measurement)),
+            _percent(measurement.overhead_share),
             _ratio(results.speed_up(measurement, results.baseline)),
             _ratio(results.speed_up(measurement, results.reference)),
         )
@@ -95,7 +97,8 @@ def _summaries(results: Results) -> Iterator[rich.table.Table]:
 def _notes(results: Results) -> rich.text.Text:
     """What a reader of the tables has to know."""
     lines = [
-        f"Machine: {results.machine.get('processor')}, {results.settings.get('threads')} threads; "
+        f"Machine: {results.machine.get('processor')}, {results.settings.get('threads')} threads, "
+        f"kernels: {results.machine.get('kernels', {}).get('tier')}; "
         + ", ".join(f"{name} {version}" for name, version in results.versions.items()),
     ]
     if results.peaks:
@@ -104,12 +107,15 @@ def _notes(results: Results) -> rich.text.Text:
     overheads = _overheads(results)
     if overheads:
         lines.append(
-            "A call's own cost is part of the times, by chain length: "
+            'A call\'s own cost is part of the times (column "call": its share): '
             + ", ".join(f"{case} {low:.1f} - {high:.1f} us" for case, (low, high) in overheads)
         )
-    for measurement in results.measurements:
-        if measurement.overhead_share > _NOTED_OVERHEAD:
-            lines.append(_overhead_note(measurement))
+    long = sum(m.overhead_share > _NOTED_OVERHEAD for m in results.measurements)
+    if long:
+        lines.append(
+            f"It is more than {_NOTED_OVERHEAD:.0%} in {long} of {len(results.measurements)} "
+            "measurements."
+        )
     lines += [f"{case}: not installed: {command}" for case, command in results.missing.items()]
     return rich.text.Text("\n".join(lines))
 
@@ -120,14 +126,6 @@ def _overheads(results: Results) -> list[tuple[str, tuple[float, float]]]:
     for measurement in results.measurements:
         found.setdefault(measurement.case, []).append(measurement.call_overhead_us)
     return [(case, (min(values), max(values))) for case, values in found.items()]
-
-
-def _overhead_note(measurement: Measurement) -> str:
-    return (
-        f"{measurement.case}, {measurement.in_features} x {measurement.out_features}, "
-        f"batch {measurement.batch}, {measurement.state}, {measurement.mode}: the call's own cost "
-        f"is {measurement.overhead_share:.0%} of the time"
-    )
 
 
 def _distinct(values: Iterable[_T]) -> list[_T]:

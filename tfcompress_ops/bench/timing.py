@@ -4,11 +4,12 @@ Cases are interleaved: a round runs one burst of consecutive calls of every case
 the cases changes from round to round. Whatever slows the machine down for a second then slows all
 of them, and no case always follows the same neighbour. Two modes show two things:
 
-*   Bursts of several calls: what a case costs while it has the machine to itself. Each burst opens
-    with calls that are not timed, so that threads of the case before, which may still spin, are
+*   Bursts of several calls, with a lead-in: what a case costs while it has the machine to itself.
+    The lead-in is not timed; after it the threads of the case before, which may still spin, are
     asleep, and the case's own threads and caches are awake.
-*   Bursts of one call (strict alternation): what a call costs between calls of something else,
-    caches cold and threads asleep. Small calls may look several times slower here.
+*   Alternating single calls, without a lead-in: what a call costs between calls of something else,
+    caches cold and threads asleep. Small calls may look several times slower here, so calls that
+    are compared should take about as long: `burst_seconds` groups short ones.
 
 A claim is worth making when it holds in both.
 """
@@ -87,6 +88,7 @@ def interleave(
     *,
     rounds: int = 20,
     burst: int | None = None,
+    lead_in: bool | None = None,
     warmup: int = 3,
     burst_seconds: float = DEFAULT_BURST_SECONDS,
     budget_seconds: float | None = None,
@@ -98,8 +100,10 @@ def interleave(
         cases: Name to callable. A callable must not return before its work is done.
         rounds: Bursts of every case, >= 1: the number of samples.
         burst: Consecutive calls that one sample is the mean of. 1 is strict alternation of single
-            calls. `None` adapts it to each case: as many calls as take `burst_seconds`, two at
-            least.
+            calls. `None` adapts it to each case: as many calls as take `burst_seconds`, with a
+            lead-in two at least.
+        lead_in: Whether each burst opens with calls that are not timed, a tenth of its number.
+            `None`: unless `burst` is 1.
         warmup: Calls of every case, >= 0, before anything is timed.
         burst_seconds: Length of an adapted burst, in seconds; unused where `burst` is given.
         budget_seconds: No round begins later than this after the first, except for the first
@@ -123,13 +127,14 @@ def interleave(
         raise ValueError(f"`burst` must be at least 1, or None; received {burst}.")
     if warmup < 0:
         raise ValueError(f"`warmup` must not be negative; received {warmup}.")
+    if lead_in is None:
+        lead_in = burst != 1
     for call in cases.values():
         for _ in range(warmup):
             call()
-    calls = {
-        name: burst if burst is not None else max(2, calls_within(call, burst_seconds))
-        for name, call in cases.items()
-    }
+    calls = {name: burst or calls_within(call, burst_seconds) for name, call in cases.items()}
+    if lead_in and burst is None:
+        calls = {name: max(2, count) for name, count in calls.items()}
     samples: dict[str, list[float]] = {name: [] for name in cases}
     end = math.inf if budget_seconds is None else time.perf_counter() + budget_seconds
     with _no_garbage_collection():
@@ -137,7 +142,7 @@ def interleave(
             if done >= _MIN_ROUNDS and time.perf_counter() > end:
                 break
             for name in order:
-                samples[name].append(_time_burst(cases[name], calls[name]))
+                samples[name].append(_time_burst(cases[name], calls[name], lead_in))
                 if on_burst is not None:
                     on_burst(name)
     return {name: Timing.from_samples(samples[name], calls[name]) for name in cases}
@@ -147,17 +152,16 @@ def calls_within(call: Callable[[], object], seconds: float) -> int:
     """How many calls of `call` take about `seconds`, at least 1: measured, not counted exactly."""
     count = 1
     while True:
-        elapsed = _time_burst(call, count) * 1e-6 * count
+        elapsed = _time_burst(call, count, lead_in=False) * 1e-6 * count
         if elapsed >= seconds / 2 or count >= _MAX_BURST_CALLS:
             break
         count = min(_MAX_BURST_CALLS, max(2 * count, int(count * seconds / max(elapsed, 1e-9))))
     return min(_MAX_BURST_CALLS, max(1, round(count * seconds / max(elapsed, 1e-9))))
 
 
-def _time_burst(call: Callable[[], object], burst: int) -> float:
-    """Microseconds per call over `burst` calls, after a lead-in unless `burst` is 1."""
-    lead_in = math.ceil(_LEAD_IN_SHARE * burst) if burst > 1 else 0
-    for _ in range(lead_in):
+def _time_burst(call: Callable[[], object], burst: int, lead_in: bool) -> float:
+    """Microseconds per call over `burst` calls, with or without a lead-in."""
+    for _ in range(math.ceil(_LEAD_IN_SHARE * burst) if lead_in else 0):
         call()
     start = time.perf_counter_ns()
     for _ in range(burst):

@@ -13,6 +13,7 @@ import typer
 from tfcompress_ops import compression, formats, reports
 from tfcompress_ops.cli import console, files, format_options, model_files
 from tfcompress_ops.cli.console import CommandError
+from tfcompress_ops.layers.layer import CompressedLayer, refusal
 
 app = typer.Typer(
     add_completion=False,
@@ -21,6 +22,8 @@ app = typer.Typer(
 )
 
 _EVERY_LAYER = "*"
+_ALREADY = "it is compressed already"
+_SHOWN_REASONS = 3
 
 
 @app.command(
@@ -68,6 +71,7 @@ def compress(
     model_files.check_output(output, force=force)
     chosen = format_options.make_format(format_name, options)
     original = model_files.load(model, imports or ())
+    _check_compressible(model, original)
     data = None if calibration is None else _read_inputs(calibration, original)
     if chosen.needs_calibration and data is None:
         raise CommandError(
@@ -76,27 +80,41 @@ def compress(
         )
     try:
         compressed = compression.compress(
-            original, {glob: chosen for glob in layers or (_EVERY_LAYER,)}, calibration_data=data
+            original, dict.fromkeys(layers or (_EVERY_LAYER,), chosen), calibration_data=data
         )
     except (TypeError, ValueError) as error:
         raise CommandError(f"{model}: {error}") from error
+    before = model.stat().st_size
     with files.replacing(output) as temporary:
         compressed.save(temporary)
+    after = output.stat().st_size
     report = reports.report(original, compressed, data)
-    sizes = {str(path): path.stat().st_size for path in (model, output)}
     if as_json:
-        console.print_json({**report.to_dict(), "file_bytes": sizes})
+        console.print_json({**report.to_dict(), "file_bytes": {"before": before, "after": after}})
         return
     console.out.print(report)
     for change in report.layers:
         if change.note:
             console.out.print(f"{change.path}: left as it was: {change.note}", markup=False)
-    before, after = sizes.values()
     console.out.print(
         f"Wrote {output}: {after / 1e6:.2f} MB, {before / after:.1f} times smaller than {model} "
         f"({before / 1e6:.2f} MB).",
         markup=False,
     )
+
+
+def _check_compressible(path: Path, model: keras.Model) -> None:
+    """Says in a line why there is nothing to do, if there is nothing."""
+    reasons = []
+    for layer_path, layer in compression.layer_paths(model).items():
+        reason = _ALREADY if isinstance(layer, CompressedLayer) else refusal(layer)
+        if reason is None:
+            return
+        if layer.weights:
+            reasons.append(f"{layer_path}: {reason}")
+    more = [f"{len(reasons) - _SHOWN_REASONS} more layers"] if len(reasons) > _SHOWN_REASONS else []
+    why = "; ".join(reasons[:_SHOWN_REASONS] + more) or "no layer has weights"
+    raise CommandError(f"{path} has nothing to compress ({why}).")
 
 
 def _read_inputs(path: Path, model: keras.Model) -> Any:
@@ -112,8 +130,10 @@ def _read_inputs(path: Path, model: keras.Model) -> Any:
     leaves = [data] if isinstance(data, np.ndarray) else list(data)
     for leaf, tensor in zip(leaves, model.inputs, strict=True):
         want = tuple(tensor.shape[1:])
-        fits = leaf.ndim == len(want) + 1 and len(leaf) and all(
-            size in (None, have) for size, have in zip(want, leaf.shape[1:], strict=True)
+        fits = (
+            leaf.ndim == len(want) + 1
+            and len(leaf)
+            and all(size in (None, have) for size, have in zip(want, leaf.shape[1:], strict=True))
         )
         if not fits:
             raise CommandError(

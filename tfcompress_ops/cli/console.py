@@ -73,7 +73,12 @@ def print_json(value: Any) -> None:
 def table(*columns: str, title: str | None = None) -> rich.table.Table:
     """Returns a table in the house style: the first column to the left, the others to the right."""
     result = rich.table.Table(
-        title=title, title_justify="left", title_style="bold", box=rich.box.SIMPLE_HEAD, pad_edge=False
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=rich.box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     for index, column in enumerate(columns):
         result.add_column(column, justify="left" if index == 0 else "right", overflow="fold")

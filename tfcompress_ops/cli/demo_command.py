@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,8 +50,12 @@ def demo(
     if found["problem"] is not None:
         raise CommandError(found["problem"])
 
+    import tensorflow as tf
+
     from tfcompress_ops.demo import run
 
+    # The kernels are for the CPU: float32 on a GPU would be no comparison.
+    tf.config.set_visible_devices([], "GPU")
     results = run.run(run.Settings(out, seed, quick), found, _Progress())
     if json_file is not None:
         files.write_text(json_file, json.dumps(results.to_json(), indent=1) + "\n")
@@ -61,7 +66,7 @@ class _Progress:
     """Stages as progress bars on stderr."""
 
     @contextlib.contextmanager
-    def stage(self, title: str, steps: int) -> Iterator[Callable[[], None]]:
+    def stage(self, title: str) -> Iterator[Callable[[float], None]]:
         """Shows one bar while it is open."""
         with rich.progress.Progress(
             rich.progress.TextColumn("{task.description:<14}"),
@@ -70,32 +75,33 @@ class _Progress:
             rich.progress.TimeElapsedColumn(),
             console=console.err,
         ) as progress:
-            task = progress.add_task(title, total=steps)
-            yield lambda: progress.advance(task)
+            task = progress.add_task(title, total=1.0)
+            yield lambda share: progress.update(task, completed=share)
 
 
 def _print(results: Results, page: Path) -> None:
     from tfcompress_ops.demo.page import microseconds, percentage, points, ratio, size, speed_words
+    from tfcompress_ops.demo.results import FLOAT32, KERAS_INT8
 
     batches = results.batch_sizes
-    table = console.table(
-        "Variant",
-        "Accuracy",
-        "File",
-        *(f"Batch {batch}\n(in graph)" for batch in batches),
-        *(f"Speed-up\nbatch {batch}" for batch in batches),
-        "over Keras int8\n" + " / ".join(map(str, batches)),
-    )
+    columns = [
+        (f"Batch {batch}\n[dim]in graph[/]", "Faster\n[dim]than int8[/]") for batch in batches
+    ]
+    table = console.table("Variant", "Accuracy", "File", *itertools.chain.from_iterable(columns))
     for variant in results.variants:
-        times = [variant.latency[str(batch)] for batch in batches]
+        cells = []
+        for time in (variant.latency[str(batch)] for batch in batches):
+            cells.append(
+                f"{microseconds(time.median_us)}\n[dim]{microseconds(time.in_graph_us)}[/]"
+            )
+            cells.append(f"{ratio(time.speedup)}\n[dim]{ratio(time.speedup_over_keras_int8)}[/]")
+        style = "bold" if variant.label == results.headline.label else ""
         table.add_row(
             variant.label,
             percentage(variant.accuracy),
             size(variant.file_bytes),
-            *(f"{microseconds(t.median_us)} ({microseconds(t.in_graph_us)})" for t in times),
-            *(ratio(time.speedup) for time in times),
-            " / ".join(ratio(time.speedup_over_keras_int8) for time in times),
-            style="bold" if variant.label == results.headline.label else "",
+            *cells,
+            style=style,
         )
     console.out.print(table)
     headline = results.headline
@@ -105,6 +111,8 @@ def _print(results: Results, page: Path) -> None:
         f"{points(headline.accuracy_change)} percentage points; {results.seconds:.0f} s in all."
     )
     console.out.print(
-        "Times are medians of one tf.function call; in graph: the model without the call around it."
+        "Times are medians of one tf.function call, below them the model without the call around "
+        f"it; ratios compare calls with {FLOAT32}, below it with {KERAS_INT8}.",
+        style="dim",
     )
     console.out.print(f"Open [bold]{page}[/]; beside it: {', '.join(results.files)}.")

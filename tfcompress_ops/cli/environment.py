@@ -32,7 +32,7 @@ def collect() -> dict[str, Any]:
 
 
 def peaks(threads: int) -> dict[str, float]:
-    """Measures what this machine can do at best, in a few seconds."""
+    """Measures what this machine can do at best with so many threads, in a few seconds."""
     from tfcompress_ops import kernels
 
     measured: dict[str, float] = kernels.measure_peaks(threads)
@@ -44,6 +44,12 @@ def available_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def binary_size(size_bytes: int) -> str:
+    """Returns the size of a cache in the units that caches come in."""
+    kibibytes = size_bytes // 1024
+    return f"{kibibytes:,} KiB" if kibibytes < 1024 else f"{kibibytes // 1024:,} MiB"
 
 
 def _load_problem() -> str | None:
@@ -87,8 +93,10 @@ def _build() -> dict[str, str | None]:
 
 def _machine() -> dict[str, Any]:
     """The CPU, its instruction sets, and what each format's kernels would use."""
-    from tfcompress_ops import kernels
-
+    try:
+        kernels = importlib.import_module("tfcompress_ops.kernels")
+    except ImportError:
+        return {"cpu": None, "isa": None, "kernels": {}}
     cpu = dict(kernels.cpu_info())
     variants = {
         name.removesuffix(_VARIANTS_SUFFIX): getattr(kernels, name)()
@@ -121,6 +129,4 @@ def _formats() -> dict[str, list[str]]:
     """Names of the registered formats, and the labels of their variants."""
     from tfcompress_ops import formats
 
-    return {
-        name: [label for label, _ in formats.get(name).variants()] for name in formats.names()
-    }
+    return {name: [label for label, _ in formats.get(name).variants()] for name in formats.names()}

@@ -30,29 +30,10 @@ def info(
 
 
 def _print(found: dict[str, Any]) -> None:
-    versions, build, cpu, isa = (found[key] for key in ("versions", "build", "cpu", "isa"))
     grid = rich.table.Table.grid(padding=(0, 3))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
-    threads = found["threads"]
-    rows = {
-        "tfcompress_ops": f"{versions['tfcompress_ops']}, {build['type']} build by {build['compiler']}",
-        "TensorFlow": f"{versions['tensorflow'] or 'not installed'}, built for {build['tensorflow']}",
-        "Keras": versions["keras"] or "not installed",
-        "Python": f"{versions['python']}, NumPy {versions['numpy']}",
-        "CUDA": build["cuda"] or "not in this build",
-        "CPU": f"{cpu['model_name']}, {cpu['num_cpus']} logical",
-        "Caches": ", ".join(
-            f"{name} {_binary_size(cpu[key])}"
-            for name, key in (("L1d", "l1d_bytes"), ("L2", "l2_bytes"), ("L3", "l3_bytes"))
-        ),
-        "Features": " ".join(cpu["features"]),
-        "Threads": f"{threads['intra_op'] or '?'} within an op, {threads['inter_op'] or '?'} between "
-        f"ops; {threads['available_cpus']} CPUs available",
-        "Tier": f"[bold]{isa['in_force']}[/], of {', '.join(isa['available'])}",
-        "TFCOMPRESS_ISA": isa["TFCOMPRESS_ISA"] or "not set",
-    }
-    for name, value in rows.items():
+    for name, value in {**_software(found), **_hardware(found)}.items():
         grid.add_row(name, value)
     console.out.print(grid)
     for name, variants in found["kernels"].items():
@@ -70,9 +51,36 @@ def _print(found: dict[str, Any]) -> None:
         console.out.print(table)
 
 
-def _binary_size(size_bytes: int) -> str:
-    kibibytes = size_bytes // 1024
-    return f"{kibibytes:,} KiB" if kibibytes < 1024 else f"{kibibytes // 1024:,} MiB"
+def _software(found: dict[str, Any]) -> dict[str, str]:
+    versions, build, threads = found["versions"], found["build"], found["threads"]
+    tensorflow, keras = (versions[name] or "not installed" for name in ("tensorflow", "keras"))
+    intra_op, inter_op = (threads[key] or "?" for key in ("intra_op", "inter_op"))
+    return {
+        "tfcompress_ops": f"{versions['tfcompress_ops']}, {build['type']} build by "
+        f"{build['compiler']}",
+        "TensorFlow": f"{tensorflow}, built for {build['tensorflow']}",
+        "Keras": keras,
+        "Python": f"{versions['python']}, NumPy {versions['numpy']}",
+        "CUDA": build["cuda"] or "not in this build",
+        "Threads": f"{intra_op} within an op, {inter_op} between ops; "
+        f"{threads['available_cpus']} CPUs available",
+    }
+
+
+def _hardware(found: dict[str, Any]) -> dict[str, str]:
+    cpu, isa = found["cpu"], found["isa"]
+    if cpu is None:
+        return {}
+    caches = {"L1d": "l1d_bytes", "L2": "l2_bytes", "L3": "l3_bytes"}
+    return {
+        "CPU": f"{cpu['model_name']}, {cpu['num_cpus']} logical",
+        "Caches": ", ".join(
+            f"{name} {environment.binary_size(cpu[key])}" for name, key in caches.items()
+        ),
+        "Features": " ".join(cpu["features"]),
+        "Tier": f"[bold]{isa['in_force']}[/], of {', '.join(isa['available'])}",
+        "TFCOMPRESS_ISA": isa["TFCOMPRESS_ISA"] or "not set",
+    }
 
 
 def _print_variants(title: str, variants: list[dict[str, Any]]) -> None:

@@ -40,7 +40,9 @@ def inspect(
         "file": str(model),
         "file_bytes": model.stat().st_size,
         "weight_bytes": _nbytes(loaded),
-        "layers": [_describe(path, layer) for path, layer in compression.layer_paths(loaded).items()],
+        "layers": [
+            _describe(path, layer) for path, layer in compression.layer_paths(loaded).items()
+        ],
     }
     if as_json:
         console.print_json(found)

@@ -76,7 +76,8 @@ def check_output(path: Path, *, force: bool) -> None:
         raise CommandError(f"The output must be named *{_SUFFIX}; got {path}.")
     if not path.parent.is_dir():
         raise CommandError(
-            f"The output directory {path.parent} does not exist.", f"Make it: mkdir -p {path.parent}"
+            f"The output directory {path.parent} does not exist.",
+            f"Make it: mkdir -p {path.parent}",
         )
     if path.is_dir():
         raise CommandError(f"The output {path} is a directory.")

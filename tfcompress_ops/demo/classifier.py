@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -13,15 +12,6 @@ from tfcompress_ops.demo import digits as digits_lib
 _BATCH_SIZE = 128
 _DROPOUT = 0.3
 _LEARNING_RATE = 1e-3
-
-
-@dataclasses.dataclass(frozen=True)
-class Epoch:
-    """What training reports at the end of an epoch."""
-
-    number: int
-    loss: float
-    accuracy: float
 
 
 def build(hidden: int) -> keras.Model:
@@ -39,19 +29,14 @@ def build(hidden: int) -> keras.Model:
     )
 
 
-def steps_per_epoch(digits: digits_lib.Digits) -> int:
-    """Returns the number of batches in an epoch of training."""
-    return len(digits.train_labels) // _BATCH_SIZE
-
-
 def train(
     hidden: int,
     digits: digits_lib.Digits,
     *,
     epochs: int,
     seed: int,
-    on_step: Callable[[], None],
-) -> tuple[keras.Model, list[Epoch]]:
+    on_step: Callable[[float], None],
+) -> keras.Model:
     """Trains a classifier.
 
     Args:
@@ -59,42 +44,41 @@ def train(
         digits: the data; only the training part is used.
         epochs: passes over the data.
         seed: of the initial weights, the order of the batches, the shifts and the dropout.
-        on_step: called after each batch.
+        on_step: called after each batch with the share that is done, 0 to 1.
 
     Returns:
-        The classifier, without optimizer (so that a saved file holds the weights and no more), and
-        what each epoch reported.
+        The classifier, not compiled, so that a saved file holds the weights and no more.
     """
     keras.utils.set_random_seed(seed)
     trained = build(hidden)
-    decay = keras.optimizers.schedules.CosineDecay(_LEARNING_RATE, epochs * steps_per_epoch(digits))
+    batches = digits_lib.ShiftedDigits(digits, _BATCH_SIZE, seed)
+    steps = epochs * len(batches)
+    decay = keras.optimizers.schedules.CosineDecay(_LEARNING_RATE, steps)
     trained.compile(
         optimizer=keras.optimizers.Adam(decay),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         jit_compile=False,
     )
-    history = trained.fit(
-        digits_lib.ShiftedDigits(digits, _BATCH_SIZE, seed),
+    trained.fit(
+        batches,
         epochs=epochs,
         shuffle=False,
         verbose=0,
-        callbacks=[_OnStep(on_step)],
-    ).history
+        callbacks=[_OnStep(on_step, steps)],
+    )
     classifier = build(hidden)
     classifier.set_weights(trained.get_weights())
-    return classifier, [
-        Epoch(number, float(loss), float(accuracy))
-        for number, (loss, accuracy) in enumerate(
-            zip(history["loss"], history["accuracy"], strict=True), start=1
-        )
-    ]
+    return classifier
 
 
 class _OnStep(keras.callbacks.Callback):  # type: ignore[misc]
-    def __init__(self, on_step: Callable[[], None]) -> None:
+    def __init__(self, on_step: Callable[[float], None], steps: int) -> None:
         super().__init__()
         self._on_step = on_step
+        self._steps = steps
+        self._done = 0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._on_step()
+        self._done += 1
+        self._on_step(self._done / self._steps)

@@ -132,7 +132,5 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 def _steps(counts: Sequence[int], tallest: int) -> str:
     width = _HISTOGRAM_WIDTH / len(counts)
     heights = [_HISTOGRAM_HEIGHT * (1 - count / tallest) for count in counts]
-    bars = (
-        f"V{height:.1f}H{(index + 1) * width:.1f}" for index, height in enumerate(heights)
-    )
+    bars = (f"V{height:.1f}H{(index + 1) * width:.1f}" for index, height in enumerate(heights))
     return f"M0 {_HISTOGRAM_HEIGHT}" + "".join(bars)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -26,20 +27,11 @@ _SHOWN_LEVELS = 7
 _SHOWN_PAIRS = 600
 
 
-@dataclasses.dataclass(frozen=True)
-class BatchPlan:
-    """How one batch size is timed: calls in a burst, and repetitions in a chain.
-
-    Bursts are of several calls, so that caches and threads are warm, and last some ten
-    milliseconds.
-    """
-
-    batch: int
-    burst: int
-    repetitions: int
-
-
-PLANS = (BatchPlan(1, 20, 9), BatchPlan(32, 8, 5), BatchPlan(256, 3, 3))
+# Batch sizes, and how many calls of each are timed in a burst: several, so that threads and caches
+# are warm.
+BURSTS = {1: 10, 32: 5, 256: 2}
+_REPETITIONS = 3
+_MIN_ROUNDS = 3
 
 
 def probabilities(contestant: Contestant, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -63,26 +55,68 @@ def file_bytes(model: keras.Model, directory: Path) -> int:
 def latencies(
     contestants: Sequence[Contestant],
     images: NDArray[np.float32],
-    plan: BatchPlan,
     *,
     rounds: int,
-    on_burst: Callable[[str], None],
-) -> dict[str, results_lib.Latency]:
-    """Times all contestants at one batch size, against each other."""
-    pixels = tf.constant(images[: plan.batch])
+    seconds: float,
+    on_burst: Callable[[float], None],
+) -> dict[str, dict[str, results_lib.Latency]]:
+    """Times all contestants against each other at each batch size.
 
-    def case(contestant: Contestant, repetitions: int) -> Callable[[], object]:
-        function = contestant.function(repetitions).get_concrete_function(pixels)
-        # Fetching the result waits until it is there.
-        return lambda: function(pixels).numpy()
+    Args:
+        contestants: the models.
+        images: float32 `[test, 784]`, at least as many as the largest batch.
+        rounds: bursts of each contestant at each batch size,
+        seconds: unless they would take longer than this, per batch size; then fewer, but three.
+        on_burst: called with the share of all the work that is done, after each burst.
 
-    def timed(repetitions: int, burst: int) -> dict[str, results_lib.Timing]:
-        cases = {one.label: case(one, repetitions) for one in contestants}
-        return interleave(cases, rounds=rounds, burst=burst, on_burst=on_burst)
+    Returns:
+        Batch size, as text, to label to `Latency`.
+    """
+    functions = {one.label: one.function() for one in contestants}
+    functions |= {_chain(one.label): one.function(_REPETITIONS) for one in contestants}
+    measured = {}
+    for index, (batch, burst) in enumerate(BURSTS.items()):
+        pixels = tf.constant(images[:batch])
+        cases = {label: _case(function, pixels) for label, function in functions.items()}
+        fitting = int(seconds / (burst * _seconds_of_all(cases.values())))
+        affordable = max(_MIN_ROUNDS, min(rounds, fitting))
+        shares = np.linspace(index, index + 1, affordable * len(cases) + 1)[1:] / len(BURSTS)
+        timings = interleave(
+            cases, rounds=affordable, burst=burst, on_burst=_reporting(shares, on_burst)
+        )
+        measured[str(batch)] = results_lib.latencies(
+            {one.label: timings[one.label] for one in contestants},
+            {one.label: timings[_chain(one.label)] for one in contestants},
+            _REPETITIONS,
+        )
+    return measured
 
-    calls = timed(1, plan.burst)
-    chains = timed(plan.repetitions, max(2, plan.burst // plan.repetitions))
-    return results_lib.latencies(calls, chains, plan.repetitions)
+
+def _case(function: Any, pixels: tf.Tensor) -> Callable[[], object]:
+    """A call that returns when its result is there."""
+    concrete = function.get_concrete_function(pixels)
+    return lambda: concrete(pixels).numpy()
+
+
+def _reporting(shares: Iterable[float], on_burst: Callable[[float], None]) -> Callable[[str], None]:
+    """Reports the next of the shares at each call."""
+    upcoming = iter(shares)
+    return lambda _: on_burst(next(upcoming))
+
+
+def _seconds_of_all(calls: Iterable[Callable[[], object]]) -> float:
+    """How long one call of each takes, the second, as the first may compile something."""
+    total = 0.0
+    for call in calls:
+        call()
+        start = time.perf_counter()
+        call()
+        total += time.perf_counter() - start
+    return total
+
+
+def _chain(label: str) -> str:
+    return f"{label}, repeated"
 
 
 def examples(
@@ -115,7 +149,7 @@ def examples(
 
 def weight_plot(model: keras.Model, compressed: keras.Model) -> results_lib.WeightPlot:
     """Compares the weights of the largest compressed layer before and after."""
-    after_layers = {
+    after_layers: dict[str, CompressedLayer] = {
         path: layer
         for path, layer in compression.layer_paths(compressed).items()
         if isinstance(layer, CompressedLayer)
@@ -139,9 +173,7 @@ def weight_plot(model: keras.Model, compressed: keras.Model) -> results_lib.Weig
     )
 
 
-def _pairs(
-    before: NDArray[np.float32], after: NDArray[np.float32]
-) -> list[tuple[float, float]]:
+def _pairs(before: NDArray[np.float32], after: NDArray[np.float32]) -> list[tuple[float, float]]:
     """Weights of one output near zero, so few levels of them that the steps can be seen."""
     levels = np.unique(np.abs(after[after != 0]))
     reach = levels[min(_SHOWN_LEVELS, len(levels)) - 1] if len(levels) else np.abs(before).max()

@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tfcompress_ops.cli.environment import binary_size
 from tfcompress_ops.demo import geometry
 from tfcompress_ops.demo.digits import SIDE
 from tfcompress_ops.demo.results import FLOAT32_XLA, Results, VariantResult
+
+_CACHES = {"L1d": "l1d_bytes", "L2": "l2_bytes", "L3": "l3_bytes"}
+_TIMES, _MINUS = "\N{MULTIPLICATION SIGN}", "\N{MINUS SIGN}"
 
 
 def render(results: Results, test_images: NDArray[np.float32]) -> str:
@@ -37,6 +41,7 @@ def render(results: Results, test_images: NDArray[np.float32]) -> str:
     return environment.get_template("report.html.j2").render(
         results=results,
         xla_label=FLOAT32_XLA,
+        with_xla=any(variant.label == FLOAT32_XLA for variant in results.variants),
         facts=_facts(results.environment),
         images=[
             geometry.ink_png(test_images[example.index].reshape(SIDE, SIDE))
@@ -65,12 +70,13 @@ def size(value: float) -> str:
 
 
 def ratio(value: float) -> str:
-    """Returns a ratio with two digits or more: `0.38×`, `4.1×`, `12×`."""
-    return f"{value:.2f}×" if value < 0.995 else f"{value:.1f}×" if value < 9.95 else f"{value:.0f}×"
+    """Returns a ratio with two digits or more: 0.38, 4.1 or 12 times, with the sign for it."""
+    digits = 2 if value < 0.995 else 1 if value < 9.95 else 0
+    return f"{value:.{digits}f}{_TIMES}"
 
 
 def speed_words(value: float) -> str:
-    """Returns a speed-up in words: `4.1× faster`, `1.2× slower`."""
+    """Returns a speed-up in words: 4.1 times faster, or 1.2 times slower."""
     return f"{ratio(value)} faster" if value >= 1 else f"{ratio(1 / value)} slower"
 
 
@@ -80,18 +86,20 @@ def percentage(value: float) -> str:
 
 
 def points(value: float) -> str:
-    """Returns a difference of percentages with its sign: `−0.1`, `±0.0`, `+0.2`."""
+    """Returns a difference of percentages with one decimal and its sign."""
     text = f"{abs(value):.1f}"
-    sign = "±" if text == "0.0" else "+" if value > 0 else "−"
+    sign = "±" if text == "0.0" else "+" if value > 0 else _MINUS
     return sign + text
 
 
 def _three_digits(value: float) -> str:
-    return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+    return (
+        f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+    )
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.2g}".replace("-", "−")
+    return f"{value:+.2g}".replace("-", _MINUS)
 
 
 def _whole_percentage(value: float) -> str:
@@ -136,13 +144,13 @@ def _facts(environment: dict[str, Any]) -> list[tuple[str, str]]:
     versions, cpu, threads = environment["versions"], environment["cpu"], environment["threads"]
     return [
         ("Machine", f"{cpu['model_name']}, {cpu['num_cpus']} logical CPUs"),
-        (
-            "Caches",
-            f"L1 {size(cpu['l1d_bytes'])}, L2 {size(cpu['l2_bytes'])}, L3 {size(cpu['l3_bytes'])}",
-        ),
+        ("Caches", ", ".join(f"{name} {binary_size(cpu[key])}" for name, key in _CACHES.items())),
         ("Kernels", f"tier {environment['isa']['in_force']}"),
         ("Threads", f"{threads['intra_op']} within an op, {threads['inter_op']} between ops"),
         ("TensorFlow", f"{versions['tensorflow']}, Keras {versions['keras']}"),
         ("Python", f"{versions['python']}, NumPy {versions['numpy']}"),
-        ("tfcompress_ops", f"{versions['tfcompress_ops']}, compiled by {environment['build']['compiler']}"),
+        (
+            "tfcompress_ops",
+            f"{versions['tfcompress_ops']}, compiled by {environment['build']['compiler']}",
+        ),
     ]

@@ -1,4 +1,4 @@
-"""What the demonstration finds out, as the JSON file holds it and the page and the table show it."""
+"""What the demonstration finds out: what the JSON file holds, and the page and table show."""
 
 from __future__ import annotations
 
@@ -206,12 +206,17 @@ def latencies(
             q1_us=timing.q1_us,
             q3_us=timing.q3_us,
             samples=len(timing.samples),
-            in_graph_us=max(0.0, chains[label].median_us - timing.median_us) / (repetitions - 1),
+            in_graph_us=_in_graph_us(timing.median_us, chains[label].median_us, repetitions),
             speedup=calls[FLOAT32].median_us / timing.median_us,
             speedup_over_keras_int8=calls[KERAS_INT8].median_us / timing.median_us,
         )
         for label, timing in calls.items()
     }
+
+
+def _in_graph_us(call_us: float, chain_us: float, repetitions: int) -> float:
+    """The model's time, which cannot be less than nothing, nor more than a call of it."""
+    return min(call_us, max(0.0, (chain_us - call_us) / (repetitions - 1)))
 
 
 def headline(variants: list[VariantResult]) -> Headline:

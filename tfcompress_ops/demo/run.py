@@ -8,7 +8,7 @@ import datetime
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,10 +20,11 @@ from tfcompress_ops.cli import files
 from tfcompress_ops.demo import classifier, measure, page
 from tfcompress_ops.demo import digits as digits_lib
 from tfcompress_ops.demo import results as results_lib
-from tfcompress_ops.demo.contestants import Contestant, enter, variants
+from tfcompress_ops.demo.contestants import Contestant, enter
 
 _CALIBRATION_DIGITS = 500
-_BASELINES = 3
+# What keeps the whole demonstration within a minute or two on two slow cores.
+_SECONDS_PER_BATCH_SIZE = 12.0
 
 FLOAT_MODEL, COMPRESSED_MODEL = "float32.keras", "compressed.keras"
 SAVED_MODEL, RESULTS, PAGE = "saved_model", "results.json", "report.html"
@@ -45,13 +46,13 @@ class Settings:
 
     @property
     def hidden(self) -> int:
-        """Width of both hidden layers: wide enough that multiplying, not calling, takes the time."""
+        """Width of both hidden layers: enough that multiplying takes longer than calling."""
         return 256 if self.quick else 2048
 
     @property
     def epochs(self) -> int:
         """Passes over the training digits."""
-        return 3 if self.quick else 8
+        return 5 if self.quick else 8
 
     @property
     def rounds(self) -> int:
@@ -68,8 +69,8 @@ class Settings:
 class Progress(Protocol):
     """Where the demonstration tells how far it is."""
 
-    def stage(self, title: str, steps: int) -> contextlib.AbstractContextManager[Any]:
-        """Opens a stage of so many steps; what it gives is called after each."""
+    def stage(self, title: str) -> contextlib.AbstractContextManager[Callable[[float], None]]:
+        """Opens a stage; what it gives is called with the share that is done, 0 to 1."""
 
 
 def run(settings: Settings, environment: dict[str, Any], progress: Progress) -> results_lib.Results:
@@ -86,19 +87,19 @@ def run(settings: Settings, environment: dict[str, Any], progress: Progress) -> 
     started = time.perf_counter()
     digits = digits_lib.load(settings.seed)
     model, training = _train(settings, digits, progress)
-    contestants = _enter(model, digits, progress)
+    calibration_data = digits.train_images[:_CALIBRATION_DIGITS]
+    with progress.stage("Compressing") as done:
+        contestants = enter(model, calibration_data, with_xla=not settings.quick, on_step=done)
     rows, read = _measure(settings, contestants, digits, progress)
     headline = results_lib.headline(rows)
     chosen = next(one for one in contestants if one.label == headline.label)
-    with progress.stage("Writing", 1) as done:
-        _write_models(settings.out, model, chosen.model)
-        done()
+    write_models(settings.out, model, chosen.model)
     results = results_lib.Results(
         environment=environment,
         command=settings.command,
         finished=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         seconds=time.perf_counter() - started,
-        batch_sizes=[plan.batch for plan in measure.PLANS],
+        batch_sizes=list(measure.BURSTS),
         training=training,
         variants=rows,
         headline=headline,
@@ -122,8 +123,7 @@ def _train(
     settings: Settings, digits: digits_lib.Digits, progress: Progress
 ) -> tuple[keras.Model, results_lib.Training]:
     started = time.perf_counter()
-    steps = settings.epochs * classifier.steps_per_epoch(digits)
-    with progress.stage("Training", steps) as done:
+    with progress.stage("Training") as done:
         model = classifier.train(
             settings.hidden, digits, epochs=settings.epochs, seed=settings.seed, on_step=done
         )
@@ -137,17 +137,6 @@ def _train(
     )
 
 
-def _enter(
-    model: keras.Model, digits: digits_lib.Digits, progress: Progress
-) -> list[Contestant]:
-    contestants = []
-    with progress.stage("Compressing", _BASELINES + len(variants())) as done:
-        for contestant in enter(model, digits.train_images[:_CALIBRATION_DIGITS]):
-            contestants.append(contestant)
-            done()
-    return contestants
-
-
 def _measure(
     settings: Settings,
     contestants: list[Contestant],
@@ -155,21 +144,19 @@ def _measure(
     progress: Progress,
 ) -> tuple[list[results_lib.VariantResult], dict[str, NDArray[np.float32]]]:
     """Measures everything; also gives the probabilities by label."""
-    with progress.stage("Reading digits", len(contestants)) as done:
+    with progress.stage("Reading digits") as done:
         read = {}
         for one in contestants:
             read[one.label] = measure.probabilities(one, digits.test_images)
-            done()
-    latency = {}
-    with progress.stage("Measuring", 2 * len(measure.PLANS) * settings.rounds * len(contestants)) as done:
-        for plan in measure.PLANS:
-            latency[str(plan.batch)] = measure.latencies(
-                contestants,
-                digits.test_images,
-                plan,
-                rounds=settings.rounds,
-                on_burst=lambda _: done(),
-            )
+            done(len(read) / len(contestants))
+    with progress.stage("Measuring") as done:
+        latency = measure.latencies(
+            contestants,
+            digits.test_images,
+            rounds=settings.rounds,
+            seconds=_SECONDS_PER_BATCH_SIZE,
+            on_burst=done,
+        )
     plain = read[results_lib.FLOAT32].argmax(axis=1)
     rows = []
     for one, size in zip(contestants, _file_bytes(contestants), strict=True):
@@ -197,7 +184,8 @@ def _file_bytes(contestants: list[Contestant]) -> Iterator[int]:
             yield measure.file_bytes(one.model, Path(directory))
 
 
-def _write_models(out: Path, model: keras.Model, compressed: keras.Model) -> None:
+def write_models(out: Path, model: keras.Model, compressed: keras.Model) -> None:
+    """Writes both models, and the second as a SavedModel too, over what was there before."""
     out.mkdir(parents=True, exist_ok=True)
     for name, saved in ((FLOAT_MODEL, model), (COMPRESSED_MODEL, compressed)):
         with files.replacing(out / name) as temporary:

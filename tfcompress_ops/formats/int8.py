@@ -145,14 +145,16 @@ class Int8(Format):
                 f"`mean` must be None for {self}, which stores no mean; received one. Use "
                 "Int8(center=True)."
             )
+        out_features = values.shape[1]
         if self.center and mean is None:
-            mean = np.zeros(values.shape[1], np.float32)
-        vectors = [
-            None if vector is None else _as_vector(name, vector, values.shape[1])
-            for name, vector in (("scale", scale), ("mean", mean))
-        ]
-        packed = kernels.int8_pack(np.ascontiguousarray(values))
-        return self._arrays(packed, *vectors, values.shape, calibration)
+            mean = np.zeros(out_features)
+        return self._arrays(
+            kernels.int8_pack(np.ascontiguousarray(values)),
+            _as_vector("scale", scale, out_features),
+            None if mean is None else _as_vector("mean", mean, out_features),
+            values.shape,
+            calibration,
+        )
 
     def unpack(self, arrays: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
         """The float32 weights that the arrays stand for: `scale * w_q (+ mean)`.
@@ -170,7 +172,7 @@ class Int8(Format):
         in_features, out_features = shape if shape.shape == (2,) else (0, 0)
         self.check_arrays(arrays, int(in_features), int(out_features))
         quantized = kernels.int8_unpack(arrays["kernel"], int(in_features), int(out_features))
-        weights = quantized.astype(np.float32)
+        weights: npt.NDArray[np.float32] = quantized.astype(np.float32)
         weights *= arrays["scale"]
         if self.center:
             weights += arrays["mean"]

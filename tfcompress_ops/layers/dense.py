@@ -122,7 +122,7 @@ class Dense(CompressedLayer):
             # Keras stores the inverse, 127 / max |w|, and divides by it.
             scale = 1 / layer.kernel_scale.numpy().astype(np.float32)
             return Weights(layer._kernel.numpy(), scale, bias)
-        return Weights(keras.ops.convert_to_numpy(layer.kernel), None, bias)
+        return Weights(keras.ops.convert_to_tensor(layer.kernel).numpy(), None, bias)
 
     def restore_weights(self, layer: keras.layers.Dense) -> None:
         """Assigns the unpacked kernel and the bias."""
@@ -146,7 +146,7 @@ class Dense(CompressedLayer):
     def initial_matrix(self, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
         """Draws a kernel from `kernel_initializer`."""
         kernel = self.kernel_initializer(shape, dtype="float32")
-        return np.asarray(keras.ops.convert_to_numpy(kernel), np.float32)
+        return np.asarray(kernel.numpy(), np.float32)
 
     def build_rest(self, input_shape: Any) -> None:
         """Creates the bias."""

@@ -18,6 +18,8 @@ from tfcompress_ops.formats.format import Arrays, Format, check_array, check_nam
 
 _REPLACEMENTS: dict[type[keras.layers.Layer], type["CompressedLayer"]] = {}
 _L = TypeVar("_L", bound=type["CompressedLayer"])
+# Packed arrays are attributes, not values of a dict: TensorFlow's checkpoints follow attributes.
+_ATTRIBUTE = "packed_{}"
 _COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -78,7 +80,7 @@ class CompressedLayer(keras.layers.Layer, abc.ABC):  # type: ignore[misc]
             )
         self.supports_jit = False
         self.format = formats.get(format)
-        self._packed: dict[str, Any] = {}
+        self._packed_names: tuple[str, ...] = ()
         # Set while weights are about to be loaded: their shapes, for which zeros will do.
         self._packed_shapes: dict[str, tuple[int, ...]] | None = None
 
@@ -172,8 +174,9 @@ class CompressedLayer(keras.layers.Layer, abc.ABC):  # type: ignore[misc]
             specs = {name: (self._packed_shapes[name], spec[1]) for name, spec in specs.items()}
         elif not self.format.needs_calibration:
             arrays = self.format.pack(self.initial_matrix(shape))
+        self._packed_names = tuple(specs)
         for name, (array_shape, dtype) in specs.items():
-            self._packed[name] = self.add_weight(
+            variable = self.add_weight(
                 name=name,
                 shape=array_shape if arrays is None else arrays[name].shape,
                 initializer="zeros",
@@ -182,7 +185,8 @@ class CompressedLayer(keras.layers.Layer, abc.ABC):  # type: ignore[misc]
                 autocast=False,
             )
             if arrays is not None:
-                self._packed[name].assign(arrays[name])
+                variable.assign(arrays[name])
+            setattr(self, _ATTRIBUTE.format(name), variable)
         self.build_rest(self._input_shape)
 
     def get_build_config(self) -> dict[str, Any] | None:
@@ -190,7 +194,7 @@ class CompressedLayer(keras.layers.Layer, abc.ABC):  # type: ignore[misc]
         if not self.built:
             return None
         shapes = {name: list(variable.shape) for name, variable in self._packed.items()}
-        return {"input_shape": list(self._input_shape), "packed_shapes": shapes}
+        return {"input_shape": self._input_shape, "packed_shapes": shapes}
 
     def build_from_config(self, config: dict[str, Any]) -> None:
         """Creates the variables that `get_build_config` describes, filled with zeros.
@@ -219,6 +223,11 @@ class CompressedLayer(keras.layers.Layer, abc.ABC):  # type: ignore[misc]
             ) from error
         self._packed_shapes = {name: tuple(shape) for name, shape in shapes.items()}
         self.build(input_shape)
+
+    @property
+    def _packed(self) -> dict[str, Any]:
+        """The variables of the packed arrays by name."""
+        return {name: getattr(self, _ATTRIBUTE.format(name)) for name in self._packed_names}
 
     def packed_arrays(self) -> Arrays:
         """The packed arrays as NumPy arrays."""

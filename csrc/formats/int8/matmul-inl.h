@@ -6,6 +6,7 @@
 //             kOutputs      outputs of a register; a weight load is kOutputs * 4 bytes: kOutputs outputs x 4 k
 //             XElement      how a quantised activation lies in scratch memory: int8_t or int16_t
 //             kRowTile      most rows of a tile
+//             kOneRowSets   sets of sums for one row, 1 or 2: two hide the latency of an instruction that multiplies and adds
 //             RegsFor(mr)   registers of outputs a tile of mr rows has (a power of two); mr * RegsFor(mr) sums stay in registers
 //             Zero, LoadWeights(bytes), Broadcast(4 activations), Dot(sums, weights, x), Add, StoreSums(int32*, sums)
 //   Float:    V             register of kLanes floats
@@ -26,6 +27,8 @@
 namespace tfcompress::int8 {
 namespace {
 
+// Tiles are not inlined: each gets the registers to itself.
+#define TFCOMPRESS_NOINLINE __attribute__((noinline))
 #define TFCOMPRESS_UNROLL _Pragma("GCC unroll 16")
 
 TFCOMPRESS_INLINE int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -151,11 +154,10 @@ TFCOMPRESS_INLINE void FinishIntegerRow(const MatMulArgs& args, const int32_t* _
 
 // sums[r][o] = sum over k of x[r][k] * byte(k, o), for MR rows and NR registers of outputs.
 template <class S, int MR, int NR>
-void IntegerTile(const uint8_t* w, int64_t w_stride, const typename S::XElement* x, int64_t x_stride, int64_t groups,
+TFCOMPRESS_NOINLINE void IntegerTile(const uint8_t* w, int64_t w_stride, const typename S::XElement* x, int64_t x_stride, int64_t groups,
                  int32_t* sums) {
   using V = typename S::V;
-  // One row has few sums: two sets of them hide the latency of the multiply-adds.
-  constexpr int kSets = MR == 1 ? 2 : 1;
+  constexpr int kSets = MR == 1 ? S::kOneRowSets : 1;
   V acc[kSets][MR][NR];
   TFCOMPRESS_UNROLL
   for (int s = 0; s < kSets; ++s) {
@@ -263,9 +265,14 @@ void MultiplyInteger(const MatMulArgs& args, const Block& block, void* scratch) 
 
 // ---- Weight-only path ------------------------------------------------------------------------------------------------------------
 
+template <int kValue>
+struct Index {
+  static constexpr int value = kValue;
+};
+
 // Few rows: weights are converted in registers and used at once. sums[r][o] = sum over k of x[r][k] * w_q(k, o).
 template <class F, int MR, int NV>
-void DirectTile(const uint8_t* w, int64_t w_stride, const float* x, int64_t x_stride, int64_t k, float* sums) {
+TFCOMPRESS_NOINLINE void DirectTile(const uint8_t* w, int64_t w_stride, const float* x, int64_t x_stride, int64_t k, float* sums) {
   using V = typename F::V;
   V acc[MR][NV];
   TFCOMPRESS_UNROLL
@@ -273,32 +280,40 @@ void DirectTile(const uint8_t* w, int64_t w_stride, const float* x, int64_t x_st
     TFCOMPRESS_UNROLL
     for (int v = 0; v < NV; ++v) acc[r][v] = F::Zero();
   }
-  const auto multiply = [&](int v, int j, V weights) __attribute__((always_inline)) {
+  // Registers of weights that are held at a time. Several rows: all, so that an activation is broadcast once for all of them. One
+  // row: one, and the four activations of a group are what stays.
+  constexpr int kHeld = MR == 1 ? 1 : NV;
+  typename F::Raw raw[kHeld];
+  const auto multiply = [&](int v0, auto index) __attribute__((always_inline)) {
+    V weights[kHeld];
     TFCOMPRESS_UNROLL
-    for (int r = 0; r < MR; ++r) acc[r][v] = F::Fma(F::Broadcast(x + r * x_stride + j), weights, acc[r][v]);
+    for (int v = 0; v < kHeld; ++v) weights[v] = F::template Decode<index.value>(raw[v]);
+    TFCOMPRESS_UNROLL
+    for (int r = 0; r < MR; ++r) {
+      const V broadcast = F::Broadcast(x + r * x_stride + index.value);
+      TFCOMPRESS_UNROLL
+      for (int v = 0; v < kHeld; ++v) acc[r][v0 + v] = F::Fma(broadcast, weights[v], acc[r][v0 + v]);
+    }
+  };
+  // A group of which `count` k are multiplied: kGroup, or fewer at the end of K, where x ends.
+  const auto step = [&](int64_t count) __attribute__((always_inline)) {
+    TFCOMPRESS_UNROLL
+    for (int v0 = 0; v0 < NV; v0 += kHeld) {
+      TFCOMPRESS_UNROLL
+      for (int v = 0; v < kHeld; ++v) raw[v] = F::LoadRaw(w + (v0 + v) * F::kLanes * kGroup);
+      multiply(v0, Index<0>{});
+      if (count > 1) multiply(v0, Index<1>{});
+      if (count > 2) multiply(v0, Index<2>{});
+      if (count > 3) multiply(v0, Index<3>{});
+    }
   };
   int64_t i = 0;
   for (; i + kGroup <= k; i += kGroup) {
-    TFCOMPRESS_UNROLL
-    for (int v = 0; v < NV; ++v) {
-      const typename F::Raw raw = F::LoadRaw(w + v * F::kLanes * kGroup);
-      multiply(v, 0, F::template Decode<0>(raw));
-      multiply(v, 1, F::template Decode<1>(raw));
-      multiply(v, 2, F::template Decode<2>(raw));
-      multiply(v, 3, F::template Decode<3>(raw));
-    }
+    step(kGroup);
     w += w_stride;
     x += kGroup;
   }
-  const int64_t tail = k - i;  // the last group's own k: x ends there
-  TFCOMPRESS_UNROLL
-  for (int v = 0; v < NV; ++v) {
-    if (tail == 0) break;
-    const typename F::Raw raw = F::LoadRaw(w + v * F::kLanes * kGroup);
-    multiply(v, 0, F::template Decode<0>(raw));
-    if (tail > 1) multiply(v, 1, F::template Decode<1>(raw));
-    if (tail > 2) multiply(v, 2, F::template Decode<2>(raw));
-  }
+  if (i < k) step(k - i);
   TFCOMPRESS_UNROLL
   for (int r = 0; r < MR; ++r) {
     TFCOMPRESS_UNROLL
@@ -328,7 +343,7 @@ TFCOMPRESS_INLINE void DirectRows(int64_t rows, const uint8_t* w, int64_t width,
 
 // Many rows: w_q as floats, [depth][NV * kLanes].
 template <class F, int NV>
-void DecodePanel(const uint8_t* w, int64_t w_stride, int64_t depth, float* decoded) {
+TFCOMPRESS_NOINLINE void DecodePanel(const uint8_t* w, int64_t w_stride, int64_t depth, float* decoded) {
   constexpr int64_t kColumns = NV * F::kLanes;
   for (int64_t i = 0; i < depth; i += kGroup, w += w_stride, decoded += kGroup * kColumns) {
     TFCOMPRESS_UNROLL
@@ -344,7 +359,7 @@ void DecodePanel(const uint8_t* w, int64_t w_stride, int64_t depth, float* decod
 
 // sums[r][o] += sum over k < depth of x[r][k] * decoded[k][o]
 template <class F, int MR, int NV>
-void DecodedTile(const float* decoded, const float* x, int64_t x_stride, int64_t depth, float* sums) {
+TFCOMPRESS_NOINLINE void DecodedTile(const float* decoded, const float* x, int64_t x_stride, int64_t depth, float* sums) {
   using V = typename F::V;
   V acc[MR][NV];
   TFCOMPRESS_UNROLL

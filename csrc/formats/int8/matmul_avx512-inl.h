@@ -22,13 +22,12 @@ struct Float {
   static V Broadcast(const float* p) { return _mm512_set1_ps(*p); }
   static V Fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
   static Raw LoadRaw(const uint8_t* w) { return _mm512_loadu_si512(w); }
-  // A byte in the low mantissa bits of 2^23 is the float 2^23 + byte: an exact subtraction leaves byte - 128.
+  // A byte in the low mantissa bits of 2^23 is the float 2^23 + byte: an exact subtraction leaves byte - 128. The masked shuffle puts
+  // byte j of each lane there and keeps the other bytes of 2^23.
   template <int kIndex>
   static V Decode(Raw raw) {
-    const __m512i shifted = kIndex == 0 ? raw : _mm512_srli_epi32(raw, 8 * kIndex);
-    constexpr int kAndOr = 0xea;  // (a & b) | c
-    const __m512i bits =
-        _mm512_ternarylogic_epi32(shifted, _mm512_set1_epi32(0xff), _mm512_set1_epi32(0x4b000000), kAndOr);
+    const __m512i first_bytes = _mm512_broadcast_i32x4(_mm_setr_epi32(kIndex, kIndex + 4, kIndex + 8, kIndex + 12));
+    const __m512i bits = _mm512_mask_shuffle_epi8(_mm512_set1_epi32(0x4b000000), 0x1111111111111111u, raw, first_bytes);
     return _mm512_sub_ps(_mm512_castsi512_ps(bits), _mm512_set1_ps(8388608.0f + kZeroPoint));
   }
 };

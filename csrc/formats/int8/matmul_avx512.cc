@@ -1,6 +1,5 @@
 // AVX-512 F/BW/VL/DQ without VNNI: the AVX2 kernel's arithmetic on registers twice as wide, and twice as many of them.
-#include <immintrin.h>
-
+#include "base/x86_intrinsics.h"
 #include "formats/int8/matmul_avx512-inl.h"
 
 namespace tfcompress::int8 {
@@ -11,6 +10,7 @@ struct Integer {
   using XElement = int16_t;
   static constexpr int kOutputs = 8;  // two lanes each: k 0-1 and k 2-3 of a group
   static constexpr int kRowTile = 6;
+  static constexpr int kOneRowSets = 1;
   static constexpr int RegsFor(int rows) { return rows <= 2 ? 8 : 4; }
   static V Zero() { return _mm512_setzero_si512(); }
   static V LoadWeights(const uint8_t* w) {
@@ -19,7 +19,11 @@ struct Integer {
   static V Broadcast(const int16_t* x) {
     return _mm512_broadcastq_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x)));
   }
-  static V Dot(V sums, V w, V x) { return _mm512_add_epi32(sums, _mm512_madd_epi16(w, x)); }
+  static V Dot(V sums, V w, V x) {
+    sums = _mm512_add_epi32(sums, _mm512_madd_epi16(w, x));
+    TFCOMPRESS_KEEP_ORDER(sums);
+    return sums;
+  }
   static V Add(V a, V b) { return _mm512_add_epi32(a, b); }
   static void StoreSums(int32_t* sums, V v) {
     const __m512i totals = _mm512_add_epi32(v, _mm512_srli_epi64(v, 32));  // of each pair, in its low half

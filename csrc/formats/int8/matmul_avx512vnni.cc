@@ -1,7 +1,6 @@
 // AVX-512 VNNI: vpdpbusd multiplies four unsigned weight bytes by four int8 activations and adds them to an int32 lane, without
 // saturation. 32 registers: tiles of 6 rows x 64 outputs hold 24 sums, 4 weights and 1 broadcast.
-#include <immintrin.h>
-
+#include "base/x86_intrinsics.h"
 #include "formats/int8/matmul_avx512-inl.h"
 
 namespace tfcompress::int8 {
@@ -12,6 +11,7 @@ struct Integer {
   using XElement = int8_t;
   static constexpr int kOutputs = 16;
   static constexpr int kRowTile = 6;
+  static constexpr int kOneRowSets = 2;
   static constexpr int RegsFor(int) { return 4; }
   static V Zero() { return _mm512_setzero_si512(); }
   static V LoadWeights(const uint8_t* w) { return _mm512_loadu_si512(w); }

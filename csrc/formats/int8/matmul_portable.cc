@@ -9,6 +9,7 @@ struct Integer {
   using XElement = int8_t;
   static constexpr int kOutputs = 1;
   static constexpr int kRowTile = 2;
+  static constexpr int kOneRowSets = 1;
   static constexpr int RegsFor(int) { return 16; }
   static V Zero() { return 0; }
   static V Load4(const void* bytes) {

@@ -1,0 +1,53 @@
+"""Fixtures of the benchmark suites, and how to run them.
+
+    pytest benchmarks                          every case; minutes
+    pytest benchmarks -k "1024x1024-16-hot"    one point of measurement
+    pytest benchmarks --benchmark-save=before  keep a run; then, after a change,
+    pytest benchmarks --benchmark-compare      look at both
+
+The chains are those of `tfcompress bench`, and so are the cases. pytest-benchmark times one case
+after the other: use it to see what a change did to one case. Ratios between cases are what
+`tfcompress bench` is for, which interleaves them.
+"""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from tfcompress_ops.bench import machine
+from tfcompress_ops.bench.cases import Case
+from tfcompress_ops.bench.chains import Workload, graph_kept, set_tensorflow_threads
+from tfcompress_ops.bench.runner import Settings, build_chains, call_overhead_us
+
+
+@pytest.fixture(scope="session")
+def settings() -> Settings:
+    threads = machine.available_cpus()
+    set_tensorflow_threads(threads)
+    return Settings(threads=threads, cache_bytes=machine.last_level_cache_bytes())
+
+
+@pytest.fixture
+def run(benchmark: BenchmarkFixture, settings: Settings) -> Iterator[Callable[..., None]]:
+    """Times the chain of one case at one point; skips a case that is not installed."""
+
+    def time_chain(case: Case, workload: Workload) -> None:
+        if (command := case.missing()) is not None:
+            pytest.skip(f"{case.name} is not installed: {command}")
+        chain = build_chains([case], workload, settings)[case.name]
+        benchmark.extra_info.update(
+            layers=chain.layers,
+            distinct=chain.distinct,
+            call_overhead_us=call_overhead_us(chain),
+            operations=chain.layers * workload.operations,
+        )
+        benchmark(chain.call)
+        # None with --benchmark-disable.
+        if benchmark.stats is not None:
+            layer_us = 1e6 * benchmark.stats.stats.median / chain.layers
+            benchmark.extra_info["us_per_layer"] = layer_us
+            benchmark.extra_info["gops"] = workload.operations / (1e3 * layer_us)
+
+    with graph_kept():
+        yield time_chain
