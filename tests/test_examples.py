@@ -1,22 +1,24 @@
-"""The examples run, and show what they claim."""
+"""The examples, and those in docstrings, run and show what they claim."""
 
+import doctest
+import importlib
 import importlib.util
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
 
+import tfcompress_ops as tfc
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+DOCUMENTED = ["compression", "formats.format", "formats.int8", "layers.dense", "ops", "reports"]
 
 
-@pytest.fixture
-def article():
+def test_article(capsys):
     spec = importlib.util.spec_from_file_location("article", EXAMPLES / "article.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_article(article, capsys):
+    article = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(article)
     results = article.main()
     assert results["trained"] > 0.8
     assert results["pruned"] > results["trained"] - 0.02
@@ -25,3 +27,11 @@ def test_article(article, capsys):
     printed = capsys.readouterr().out
     assert "kernel weights are zero" in printed
     assert "int8 dynamic center" in printed
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_docstrings(name):
+    module = importlib.import_module(f"tfcompress_ops.{name}")
+    result = doctest.testmod(module, extraglobs={"keras": keras, "np": np, "tfc": tfc})
+    assert result.attempted > 0
+    assert result.failed == 0

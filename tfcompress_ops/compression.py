@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import fnmatch
+import operator
 import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -52,7 +53,8 @@ def compress(model: keras.Model, formats: Formats, calibration_data: Any = None)
 
     Example:
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="head")])
-        >>> tfc.compress(model, tfc.Int8()).get_layer("head").format
+        >>> small = tfc.compress(model, {"head": tfc.Int8()})
+        >>> small.get_layer("head").format
         Int8(activations='dynamic', center=False)
     """
     _check_model(model)
@@ -130,8 +132,8 @@ def batches(data: Any, batch_size: int) -> Iterator[Any]:
     leaves = keras.tree.flatten(data)
     if leaves and all(hasattr(leaf, "shape") for leaf in leaves):
         for start in range(0, len(leaves[0]), batch_size):
-            stop = start + batch_size
-            yield keras.tree.map_structure(lambda leaf: leaf[start:stop], data)  # noqa: B023
+            rows = operator.itemgetter(slice(start, start + batch_size))
+            yield keras.tree.map_structure(rows, data)
     elif isinstance(data, Iterable):
         for batch in data:
             yield keras.utils.unpack_x_y_sample_weight(batch)[0]
@@ -195,7 +197,7 @@ def _check_model(model: Any) -> None:
 
 def _choose(model: keras.Model, formats: Formats) -> dict[Layer, Format]:
     """Which layers are compressed, and to what."""
-    if isinstance(formats, Mapping) and "class_name" not in formats:
+    if isinstance(formats, Mapping) and "class_name" not in formats:  # not a serialised format
         patterns = {
             pattern: None if value is None else formats_lib.get(value)
             for pattern, value in formats.items()

@@ -47,6 +47,18 @@ def test_is_the_format_and_the_bias():
     np.testing.assert_allclose(y, exact, atol=0.02 * np.abs(exact).max())
 
 
+def test_activation_is_fused_where_it_can_be():
+    def ops_of(activation):
+        layer = layers.Dense(5, activation=activation)
+        layer.build((None, 12))
+        graph = tf.function(layer).get_concrete_function(tf.TensorSpec((None, 12))).graph
+        return {node.type for node in graph.get_operations()}
+
+    assert "Tfcompress>Int8MatMul" in ops_of("relu")
+    assert not {"Relu", "BiasAdd", "AddV2", "MatMul"} & ops_of("relu")
+    assert "Softmax" in ops_of("softmax")
+
+
 @pytest.mark.parametrize("format_", EVERY_FORMAT, ids=lambda format_: format_.label)
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("activation", [None, "gelu", "softmax"])
@@ -400,9 +412,14 @@ def test_layers_that_cannot_be_compressed(make, reason):
     assert layer_lib.refusal(layer) is not None
     with pytest.raises(ValueError, match=reason):
         raise ValueError(layer_lib.refusal(layer))
-    if isinstance(layer, keras.layers.Dense) and layer.quantization_mode:
+    if isinstance(layer, keras.layers.Dense):
         with pytest.raises(ValueError, match=rf"`layer` must be compressible; received .*{reason}"):
             layers.Dense.from_layer(layer, "int8")
+
+
+def test_layers_of_another_class_are_refused():
+    with pytest.raises(ValueError, match="Dense replaces Dense, not Dropout"):
+        layers.Dense.from_layer(keras.layers.Dropout(0.5), "int8")
 
 
 def test_subclasses_of_dense_are_left_alone():

@@ -89,6 +89,8 @@ def _print_variants(title: str, variants: list[dict[str, Any]]) -> None:
         return
     columns = list(variants[0])
     table = console.table(*columns, title=title)
+    for column in table.columns:
+        column.justify = "left"
     for variant in variants:
         table.add_row(*(_cell(variant.get(column, "")) for column in columns))
     console.out.print(table)

@@ -132,14 +132,17 @@ class CompressedLayer(keras.layers.Layer, abc.ABC):  # type: ignore[misc]
         Raises:
             ValueError: If the layer or its weights cannot be compressed.
         """
-        reason = cls.refusal(layer)
+        if replacement(layer) is cls:
+            reason = refusal(layer)
+        else:
+            reason = f"{cls.__name__} replaces {cls.replaces.__name__}, not {type(layer).__name__}"
         if reason is not None:
             raise ValueError(f"`layer` must be compressible; received {layer.name!r}: {reason}.")
-        chosen = formats.get(format)
+        new = cls(format=format, **cls.arguments(layer))
         weights = cls.source_weights(layer)
-        new = cls(format=chosen, **cls.arguments(layer))
-        new.build_from_config(layer.get_build_config())
-        arrays = weights.pack(chosen, calibration)
+        arrays = weights.pack(new.format, calibration)
+        shapes = {name: array.shape for name, array in arrays.items()}
+        new.build_from_config({**layer.get_build_config(), "packed_shapes": shapes})
         for name, variable in new._packed.items():
             variable.assign(arrays[name])
         if weights.bias is not None:
@@ -202,8 +205,8 @@ class CompressedLayer(keras.layers.Layer, abc.ABC):  # type: ignore[misc]
         Keras calls this before it loads weights; nothing is drawn or packed.
 
         Args:
-            config: The result of `get_build_config` of this layer, or of the Keras layer that it
-                replaces.
+            config: The result of `get_build_config`. Without `packed_shapes` they are those that
+                the format makes whatever the weights are.
 
         Raises:
             ValueError: If the shapes are not what the format makes for this input shape.

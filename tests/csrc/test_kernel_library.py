@@ -1,0 +1,68 @@
+"""Builds the C++ kernel library in the ways that no wheel does, and runs its own tests."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import simde_py
+
+ROOT = Path(__file__).resolve().parents[2]
+CASES = 300
+SEED = 20_251
+
+
+def run(*command: str, cwd: Path = ROOT) -> str:
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, f"{' '.join(command)}\n{output[-4000:]}"
+    return output
+
+
+def build(folder: Path, *options: str) -> str:
+    run(
+        *("cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja"),
+        *("-DTFCOMPRESS_KERNELS_ONLY=ON", "-DCMAKE_CXX_FLAGS=-Werror", *options),
+    )
+    return run("cmake", "--build", str(folder))
+
+
+@pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
+def test_kernels_under_sanitizers(tmp_path: Path, sanitizers: str) -> None:
+    build(tmp_path, f"-DTFCOMPRESS_SANITIZE={sanitizers}", "-DCMAKE_CXX_FLAGS_RELEASE=-O1")
+    output = run(str(tmp_path / "tests/csrc/int8_test"), str(CASES), str(SEED))
+    assert output.endswith("OK\n")
+
+
+def test_avx512_source_on_any_machine(tmp_path: Path) -> None:
+    """The AVX-512 files, compiled against SIMDe, compute what plain loops compute."""
+    # -O1: emulated intrinsics inside unrolled tiles take minutes to optimise fully.
+    build(
+        tmp_path,
+        f"-DTFCOMPRESS_SIMDE={simde_py.get_include()}",
+        *("-DCMAKE_CXX_FLAGS_RELEASE=-O1", "-DCMAKE_CXX_FLAGS=-Werror -Wno-psabi"),
+    )
+    output = run(str(tmp_path / "tests/csrc/int8_test"), str(CASES), str(SEED))
+    assert "avx512: 0 failures" in output
+    assert "avx512vnni: 0 failures" in output
+
+
+def test_instruction_set_files_share_no_code_with_others(tmp_path: Path) -> None:
+    """An inline function compiled with AVX-512 must not be what the linker picks for everybody."""
+    build(tmp_path)
+    objects = sorted(tmp_path.glob("CMakeFiles/tfcompress_kernels.dir/**/*_avx*.o"))
+    assert len(objects) >= 3
+    for path in objects:
+        symbols = run("nm", "-C", str(path)).splitlines()
+        defined = [line.split(maxsplit=2)[1:] for line in symbols if not line.startswith(" ")]
+        weak = [name for kind, name in defined if kind in "wWvVu"]
+        assert weak == [], f"{path.name}: weak symbols {weak}"
+        public = [name for kind, name in defined if kind == "T"]
+        assert all(re.fullmatch(r"tfcompress::.*Kernels\(\)", name) for name in public), public
+
+
+def test_nothing_is_built_for_the_building_machine_only() -> None:
+    files = [ROOT / "CMakeLists.txt", ROOT / "pyproject.toml", *ROOT.glob("csrc/**/*")]
+    for path in files:
+        if path.is_file():
+            assert "march=native" not in path.read_text(), path
