@@ -2,7 +2,10 @@
 
 import json
 import math
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -258,7 +261,7 @@ def current_threads() -> int:
 # Command
 
 
-def test_command_writes_tables_and_json(tmp_path) -> None:
+def test_command_writes_tables_and_json(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     arguments = ["--quick", "--json", str(path), "--threads", str(current_threads())]
     outcome = CliRunner().invoke(app, ["int8", *arguments])
@@ -280,6 +283,7 @@ def test_command_writes_tables_and_json(tmp_path) -> None:
         (["--shape", "12"], "--shape must be KxN"),
         (["--batch", "0"], "whole numbers from 1"),
         (["--activations", "none"], "must be one of dynamic, static, float"),
+        (["--json", "no/such/folder/results.json"], "--json must be in a folder that exists"),
         (["--state", "warm"], "--state must be hot, cold or both"),
     ],
 )
@@ -287,6 +291,25 @@ def test_command_explains_wrong_values(arguments: list[str], message: str) -> No
     outcome = CliRunner().invoke(app, ["int8", *arguments])
     assert outcome.exit_code == 1
     assert message in outcome.output
+
+
+def test_command_caps_the_instruction_set_in_a_new_process() -> None:
+    code = "from tfcompress_ops.bench.cli import app; app(prog_name='bench')"
+    arguments = ["--quick", "--no-peers", "--shape", "16x16", "--state", "hot", "--mode", "bursts"]
+    found = subprocess.run(
+        [sys.executable, "-c", code, "int8", "--isa", "portable", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    assert "kernels: portable" in found.stdout
+
+
+def test_load_of_other_processes_is_a_share() -> None:
+    share = machine.OtherLoad().share()
+    assert share is None or 0 <= share <= 1
 
 
 def test_sysfs_sizes() -> None:

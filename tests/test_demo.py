@@ -233,9 +233,11 @@ class TestDigits:
         images = np.zeros((6, 784), np.float32)
         images[np.arange(6), 14 * 28 + np.arange(6) + 10] = 1
         data = digits.Digits(images, np.arange(6), images[:0], np.arange(0))
-        shifted, labels = digits.ShiftedDigits(data, 6, seed=0)[0]
-        assert sorted(labels) == list(range(6))
-        assert shifted.shape == (6, 784)
+        shifted, labels = digits.shifted(data, passes=3, seed=0)
+        assert shifted.shape == (18, 784)
+        assert shifted.dtype == np.float32
+        for start in (0, 6, 12):
+            assert sorted(labels[start : start + 6]) == list(range(6))
         for image, label in zip(shifted, labels, strict=True):
             (position,) = np.flatnonzero(image)
             assert abs(position // 28 - 14) <= 2

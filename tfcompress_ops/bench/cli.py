@@ -71,6 +71,8 @@ def _add_command(suite: Suite) -> None:
     ) -> None:
         if isa is not None and os.environ.get(_ISA_VARIABLE) != isa:
             _run_again(isa)
+        if json_file is not None and not json_file.parent.is_dir():
+            raise console.CommandError(f"--json must be in a folder that exists; got {json_file}.")
         settings = Settings(
             states=cast(Sequence[State], _both("--state", state, get_args(State))),
             modes=cast(Sequence[Mode], _both("--mode", mode, get_args(Mode))),
@@ -115,7 +117,7 @@ def _run(suite: Suite, cases: Sequence[Case], settings: Settings) -> Results:
 
         try:
             return run_suite(suite, cases, settings, on_step)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise console.CommandError(str(error)) from error
 
 

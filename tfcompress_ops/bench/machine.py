@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import time
 from pathlib import Path
 
 # Taken where the system does not tell the size of its last-level cache.
@@ -19,6 +20,34 @@ _PACKAGES = (
 )
 # What changes TensorFlow's or this package's choice of kernels, and so the numbers.
 _ENVIRONMENT = ("TFCOMPRESS_ISA", "TF_ENABLE_ONEDNN_OPTS", "OMP_NUM_THREADS")
+
+
+class OtherLoad:
+    """How busy other processes keep the processors, from its creation on."""
+
+    def __init__(self) -> None:
+        self._start = self._counters()
+
+    def share(self) -> float | None:
+        """Processor time that others used over all there was, 0 to 1; None where it is not told."""
+        now = self._counters()
+        if self._start is None or now is None:
+            return None
+        busy, own, wall = (after - before for before, after in zip(self._start, now, strict=True))
+        return min(1.0, max(0.0, (busy - own) / (wall * (os.cpu_count() or 1))))
+
+    @staticmethod
+    def _counters() -> tuple[float, float, float] | None:
+        """Seconds: all processors busy (or taken by the hypervisor), this process, the clock."""
+        stat = Path("/proc/stat")
+        if not stat.exists():
+            return None
+        user, nice, system, _, _, irq, soft_irq, steal = map(
+            int, stat.read_text().split("\n", 1)[0].split()[1:9]
+        )
+        ticks = user + nice + system + irq + soft_irq + steal
+        busy = ticks / os.sysconf("SC_CLK_TCK")
+        return busy, time.process_time(), time.monotonic()
 
 
 def available_cpus() -> int:

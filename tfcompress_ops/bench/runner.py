@@ -114,6 +114,7 @@ def run_suite(
     measurements: list[Measurement] = []
     tell = on_step or (lambda _: None)
     tell("measuring the machine's peaks")
+    other_load = machine.OtherLoad()
     peaks = kernels.measure_peaks(settings.threads)
     with graph_kept():
         for workload in settings.workloads():
@@ -137,7 +138,11 @@ def run_suite(
         measurements=measurements,
         peaks=peaks,
         missing={case.name: command for case in cases if (command := case.missing()) is not None},
-        machine={**machine.describe(), "kernels": kernels.cpu_info()},
+        machine={
+            **machine.describe(),
+            "kernels": kernels.cpu_info(),
+            "other_load": other_load.share(),
+        },
         versions=machine.versions(),
         settings=asdict(settings),
     )

@@ -101,6 +101,9 @@ def _notes(results: Results) -> rich.text.Text:
         f"kernels: {results.machine.get('kernels', {}).get('tier')}; "
         + ", ".join(f"{name} {version}" for name, version in results.versions.items()),
     ]
+    load = results.machine.get("other_load")
+    if load is not None:
+        lines.append(f"Other processes used {load:.0%} of the CPUs during the run.")
     if results.peaks:
         peaks = ", ".join(f"{name} {value:,.0f}" for name, value in results.peaks.items())
         lines.append(f"Measured peaks: {peaks}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -51,8 +52,8 @@ def train(
     """
     keras.utils.set_random_seed(seed)
     trained = build(hidden)
-    batches = digits_lib.ShiftedDigits(digits, _BATCH_SIZE, seed)
-    steps = epochs * len(batches)
+    images, labels = digits_lib.shifted(digits, epochs, seed)
+    steps = math.ceil(len(labels) / _BATCH_SIZE)
     decay = keras.optimizers.schedules.CosineDecay(_LEARNING_RATE, steps)
     trained.compile(
         optimizer=keras.optimizers.Adam(decay),
@@ -61,8 +62,9 @@ def train(
         jit_compile=False,
     )
     trained.fit(
-        batches,
-        epochs=epochs,
+        images,
+        labels,
+        batch_size=_BATCH_SIZE,
         shuffle=False,
         verbose=0,
         callbacks=[_OnStep(on_step, steps)],

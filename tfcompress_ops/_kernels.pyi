@@ -1,0 +1,34 @@
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+def int8_packed_size(in_features: int, out_features: int) -> int: ...
+def int8_pack(weights: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]: ...
+def int8_unpack(
+    packed: npt.NDArray[np.uint8], in_features: int, out_features: int
+) -> npt.NDArray[np.int8]: ...
+def int8_quantize_pack(
+    kernel: npt.NDArray[np.float32], center: bool = False
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.float32] | None]: ...
+def int8_matmul(
+    x: npt.NDArray[np.float32],
+    packed: npt.NDArray[np.uint8],
+    scale: npt.NDArray[np.float32],
+    mean: npt.NDArray[np.float32] | None = None,
+    bias: npt.NDArray[np.float32] | None = None,
+    x_scale: float | None = None,
+    activations: str = "dynamic",
+    activation: str = "linear",
+    threads: int = 1,
+) -> npt.NDArray[np.float32]: ...
+def int8_sums(
+    x: npt.NDArray[np.float32],
+    packed: npt.NDArray[np.uint8],
+    out_features: int,
+    x_scale: float | None = None,
+    threads: int = 1,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]: ...
+def cpu_info() -> dict[str, Any]: ...
+def int8_variants() -> list[dict[str, Any]]: ...
+def measure_peaks(threads: int = 1) -> dict[str, float]: ...
