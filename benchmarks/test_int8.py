@@ -10,9 +10,6 @@ from tfcompress_ops.bench.chains import Workload
 from tfcompress_ops.bench.int8 import INT8
 from tfcompress_ops.bench.runner import Settings
 
-# Keras' own quantisation converts variables the way NumPy 2 frowns on.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 WORKLOADS = list(Settings(threads=machine.available_cpus()).workloads())
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -16,13 +17,10 @@ from tfcompress_ops.bench import chains, machine, results, runner, timing
 from tfcompress_ops.bench.cases import Case
 from tfcompress_ops.bench.chains import TensorFlowLayer, Workload, graph_kept, random_problem
 from tfcompress_ops.bench.cli import app
-from tfcompress_ops.bench.peers import BASELINE
+from tfcompress_ops.bench.peers import BASELINE, KerasInt8
 from tfcompress_ops.bench.results import Measurement, Results
 from tfcompress_ops.bench.suites import Suite, suites
 from tfcompress_ops.bench.timing import Timing, interleave, quartiles
-
-# Keras' own quantisation converts variables the way NumPy 2 frowns on.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 SUITES = {suite.name: suite for suite in suites()}
 CASES = {case.name: case for suite in SUITES.values() for case in suite.cases()}
@@ -208,6 +206,19 @@ def test_every_case_computes_the_layer(name: str, batch: int) -> None:
     assert error <= case.tolerance
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_keras_layer_is_what_quantize_leaves() -> None:
+    weights = random_problem(Workload(24, 8, 3), distinct=1).weights[0]
+    quantized = keras.layers.Dense(8)
+    quantized.build((None, 24))
+    quantized.set_weights([weights.kernel, weights.bias])
+    quantized.quantize("int8")
+    built = KerasInt8.layer(weights)
+    assert built.dtype_policy == quantized.dtype_policy
+    for ours, theirs in zip(built.get_weights(), quantized.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", [case.name for case in SUITES["int8"].cases(peers=False)])
 def test_chains_hold_all_their_layers_or_say_so(name: str) -> None:
     problem = random_problem(Workload(32, 32, 1), distinct=4)
@@ -248,7 +259,7 @@ def test_a_case_that_is_not_installed_says_what_to_install() -> None:
         install = "pip install no-such-module"
         weight_bytes = build = None  # type: ignore[assignment]
 
-    suite = Suite("test", "", "--variant", {}, peers=[Absent()])  # type: ignore[abstract]
+    suite = Suite("test", "", "--variant", {}, peers=[Absent()])
     settings = runner.Settings(shapes=[], threads=current_threads())
     found = runner.run_suite(suite, suite.cases(), settings)
     assert found.missing == {"absent": "pip install no-such-module"}

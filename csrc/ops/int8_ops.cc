@@ -1,6 +1,9 @@
 // TensorFlow's view of csrc/formats/int8: op definitions, shape functions and kernels. Thin: check, allocate, call.
 #include <cstdint>
+#include <initializer_list>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -14,7 +17,6 @@
 namespace tfcompress {
 namespace {
 
-using ::tensorflow::OpInputList;
 using ::tensorflow::OpKernel;
 using ::tensorflow::OpKernelConstruction;
 using ::tensorflow::OpKernelContext;
@@ -103,19 +105,43 @@ REGISTER_OP("Tfcompress>Int8Unpack")
     })
     .Doc("The float32 weights [in_features, out_features] that packed int8 weights stand for: scale * w_q (+ mean).");
 
-// The optional vector input `list` (0 or 1 tensors of [n]); null where it is not given.
-absl::Status OptionalVector(OpKernelContext* ctx, const char* op, const char* name, int64_t n, const float** values) {
-  OpInputList list;
-  TF_RETURN_IF_ERROR(ctx->input_list(name, &list));
-  *values = nullptr;
-  if (list.size() == 0) return absl::OkStatus();
-  if (list.size() > 1) {
-    return absl::InvalidArgumentError(absl::StrCat(op, ": ", name, " takes at most one tensor; received ", list.size()));
+// Optional inputs are lists of 0 or 1 vectors behind the three required inputs, in this order. Where each lies is found once: a look-up by
+// name at every step would cost as much as a small layer.
+class OptionalInputs {
+ public:
+  absl::Status Init(OpKernelConstruction* ctx, const char* op, std::initializer_list<const char*> names) {
+    int index = ctx->num_inputs();
+    for (const char* name : names) {
+      int count;
+      TF_RETURN_IF_ERROR(ctx->GetAttr(absl::StrCat("num_", name), &count));
+      if (count > 1) {
+        return absl::InvalidArgumentError(absl::StrCat(op, ": ", name, " takes at most one tensor; received ", count));
+      }
+      index -= count;
+    }
+    op_ = op;
+    for (const char* name : names) {
+      int count;
+      TF_RETURN_IF_ERROR(ctx->GetAttr(absl::StrCat("num_", name), &count));
+      inputs_.push_back({name, count == 0 ? -1 : index++});
+    }
+    return absl::OkStatus();
   }
-  TF_RETURN_IF_ERROR(CheckShape(op, name, list[0], TensorShape({n})));
-  *values = list[0].flat<float>().data();
-  return absl::OkStatus();
-}
+
+  // The i-th of `names`: its values if it is given and has shape [n], null if it is not given.
+  absl::Status Get(OpKernelContext* ctx, int i, int64_t n, const float** values) const {
+    *values = nullptr;
+    const auto& [name, index] = inputs_[i];
+    if (index < 0) return absl::OkStatus();
+    TF_RETURN_IF_ERROR(CheckVector(op_, name, ctx->input(index), n));
+    *values = ctx->input(index).flat<float>().data();
+    return absl::OkStatus();
+  }
+
+ private:
+  const char* op_ = nullptr;
+  std::vector<std::pair<const char*, int>> inputs_;
+};
 
 // Kernel and scale agree about [k, n]; n is scale's length.
 absl::Status CheckPacked(const char* op, const Tensor& kernel, const Tensor& scale, int64_t k) {
@@ -142,6 +168,7 @@ class Int8MatMulOp : public OpKernel {
     OP_REQUIRES_OK(ctx, ParseName(name, int8::kActivationsNames, &activations_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("activation", &name));
     OP_REQUIRES_OK(ctx, ParseName(name, kActivationNames, &activation_));
+    OP_REQUIRES_OK(ctx, optional_.Init(ctx, kOp, {"x_scale", "mean", "bias"}));
     OP_REQUIRES_OK(ctx, CheckTier(kOp));
   }
 
@@ -161,10 +188,10 @@ class Int8MatMulOp : public OpKernel {
     args.x_stride = args.k;
     args.kernel = kernel.flat<uint8_t>().data();
     args.scale = scale.flat<float>().data();
-    OP_REQUIRES_OK(ctx, OptionalVector(ctx, kOp, "mean", args.n, &args.mean));
-    OP_REQUIRES_OK(ctx, OptionalVector(ctx, kOp, "bias", args.n, &args.bias));
     const float* x_scale;
-    OP_REQUIRES_OK(ctx, OptionalVector(ctx, kOp, "x_scale", 1, &x_scale));
+    OP_REQUIRES_OK(ctx, optional_.Get(ctx, 0, 1, &x_scale));
+    OP_REQUIRES_OK(ctx, optional_.Get(ctx, 1, args.n, &args.mean));
+    OP_REQUIRES_OK(ctx, optional_.Get(ctx, 2, args.n, &args.bias));
     OP_REQUIRES(ctx, (x_scale != nullptr) == (activations_ == int8::Activations::kStatic),
                 absl::InvalidArgumentError(absl::StrCat(kOp, ": x_scale must be given if and only if activations = 'static'")));
     if (x_scale != nullptr) args.x_scale = *x_scale;
@@ -189,12 +216,14 @@ class Int8MatMulOp : public OpKernel {
   static constexpr const char* kOp = "Tfcompress>Int8MatMul";
   int8::Activations activations_;
   Activation activation_;
+  OptionalInputs optional_;
 };
 
 class Int8UnpackOp : public OpKernel {
  public:
   explicit Int8UnpackOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
     OP_REQUIRES_OK(ctx, ctx->GetAttr("in_features", &in_features_));
+    OP_REQUIRES_OK(ctx, optional_.Init(ctx, kOp, {"mean"}));
   }
 
   void Compute(OpKernelContext* ctx) override {
@@ -203,7 +232,7 @@ class Int8UnpackOp : public OpKernel {
     OP_REQUIRES_OK(ctx, CheckPacked(kOp, kernel, scale, in_features_));
     const int64_t n = scale.dim_size(0);
     const float* mean;
-    OP_REQUIRES_OK(ctx, OptionalVector(ctx, kOp, "mean", n, &mean));
+    OP_REQUIRES_OK(ctx, optional_.Get(ctx, 0, n, &mean));
     Tensor* weights = nullptr;
     OP_REQUIRES_OK(ctx, ctx->allocate_output(0, TensorShape({in_features_, n}), &weights));
     TensorFlowThreads threads(ctx);
@@ -214,6 +243,7 @@ class Int8UnpackOp : public OpKernel {
  private:
   static constexpr const char* kOp = "Tfcompress>Int8Unpack";
   int64_t in_features_;
+  OptionalInputs optional_;
 };
 
 REGISTER_KERNEL_BUILDER(Name("Tfcompress>Int8MatMul").Device(tensorflow::DEVICE_CPU), Int8MatMulOp);

@@ -32,10 +32,10 @@ absl::Status CheckRank(const char* op, const char* name, const Tensor& tensor, i
       absl::StrCat(op, ": ", name, " must have rank ", rank, "; received shape ", tensor.shape().DebugString()));
 }
 
-absl::Status CheckShape(const char* op, const char* name, const Tensor& tensor, const TensorShape& shape) {
-  if (tensor.shape() == shape) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(op, ": ", name, " must have shape ", shape.DebugString(), "; received shape ",
-                                                 tensor.shape().DebugString()));
+absl::Status CheckVector(const char* op, const char* name, const Tensor& tensor, int64_t length) {
+  if (tensor.dims() == 1 && tensor.dim_size(0) == length) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(op, ": ", name, " must have shape [", length, "]; received shape ", tensor.shape().DebugString()));
 }
 
 absl::Status CheckTier(const char* op) {

@@ -37,9 +37,9 @@ class Workspace {
   void* data_ = nullptr;
 };
 
-// Tensor must have this rank / this shape: InvalidArgument naming op, argument, expected and actual.
+// Tensor must have this rank / be a vector of this length: InvalidArgument naming op, argument, expected and actual.
 absl::Status CheckRank(const char* op, const char* name, const tensorflow::Tensor& tensor, int rank);
-absl::Status CheckShape(const char* op, const char* name, const tensorflow::Tensor& tensor, const tensorflow::TensorShape& shape);
+absl::Status CheckVector(const char* op, const char* name, const tensorflow::Tensor& tensor, int64_t length);
 // TFCOMPRESS_ISA names a tier.
 absl::Status CheckTier(const char* op);
 

@@ -23,11 +23,20 @@ struct Kernels {
   void (*multiply_float)(const MatMulArgs& args, const Block& block, void* scratch);
 };
 
-// Rows that a task quantises (or converts) at a time: their activations stay in L2 while all panels pass by.
-inline constexpr int64_t kMaxBlockRows = 48;  // a multiple of every row tile (2, 4, 6, 12)
+// Rows that a task quantises (or converts) at a time, so many that their activations stay in L2 (with a panel of weights beside them)
+// while all panels pass by. Both bounds are multiples of every row tile (2, 6, 12).
+inline constexpr int64_t kMinBlockRows = 12;
+inline constexpr int64_t kMaxBlockRows = 48;
+inline constexpr int64_t kBlockBytes = 256 << 10;
+inline constexpr int64_t BlockRows(int64_t row_bytes) {
+  const int64_t rows = kBlockBytes / row_bytes / kMinBlockRows * kMinBlockRows;
+  return rows < kMinBlockRows ? kMinBlockRows : rows > kMaxBlockRows ? kMaxBlockRows : rows;
+}
 // K rows that the weight-only path dequantises at a time: 512 x 32 floats are 64 KiB, a part of L2.
 inline constexpr int64_t kFloatDepth = 512;
 inline constexpr int64_t kFloatColumns = 32;
+// Rows that pass over dequantised weights: enough to hide what dequantising cost; 96 x 512 floats are 192 KiB, in L2 beside them.
+inline constexpr int64_t kFloatBlockRows = 96;
 
 // Strides of scratch rows: whole cache lines, one line off the powers of two whose rows would share cache sets.
 inline constexpr int64_t QuantizedStrideBytes(int64_t k, int64_t x_group_bytes) {
@@ -35,13 +44,16 @@ inline constexpr int64_t QuantizedStrideBytes(int64_t k, int64_t x_group_bytes) 
 }
 inline constexpr int64_t FloatStrideBytes(int64_t k) { return RoundUp(k * 4, 64) + 64; }
 
-// What a task needs for `rows` rows (at most kMaxBlockRows are held at a time).
+// What a task needs for `rows` rows, of which it holds a block at a time.
 inline constexpr int64_t ScratchBytes(const MatMulArgs& args, const Kernels& kernels, int64_t rows) {
-  const int64_t held = rows < kMaxBlockRows ? rows : kMaxBlockRows;
   if (args.activations == Activations::kFloat) {
-    return held * (FloatStrideBytes(args.k) + kPanelWidth * 4) + kFloatDepth * kFloatColumns * 4;
+    const int64_t held = rows < kFloatBlockRows ? rows : kFloatBlockRows;
+    const int64_t converted = args.x_type == ElementType::kFloat32 ? 0 : FloatStrideBytes(args.k);
+    return held * (kPanelWidth * 4 + converted) + kFloatDepth * kFloatColumns * 4;
   }
-  return held * QuantizedStrideBytes(args.k, kernels.x_group_bytes);
+  const int64_t row_bytes = QuantizedStrideBytes(args.k, kernels.x_group_bytes);
+  const int64_t held = rows < BlockRows(row_bytes) ? rows : BlockRows(row_bytes);
+  return held * row_bytes;
 }
 
 const Kernels& PortableKernels();

@@ -14,7 +14,7 @@
 //             Zero, Load, Store, Broadcast(float*), Fma(a, b, c) = a * b + c
 //             Raw, LoadRaw(bytes), Decode<j>(raw): the weights k = 4 * group + j of kLanes outputs as floats
 //
-// Loop order, integer: blocks of kMaxBlockRows rows are quantised, then for every panel all row tiles pass over it, so that a panel
+// Loop order, integer: blocks of BlockRows() rows are quantised, then for every panel all row tiles pass over it, so that a panel
 // is read from memory once a block and from L2 after that. A tile runs over the whole of K with its sums in registers; the sums of
 // a row tile and panel (at most 6 x 64 int32: 1.5 KiB, in L1) then go through the epilogue.
 // Everything has internal linkage: see base/elementwise-inl.h.
@@ -238,12 +238,14 @@ template <class S>
 void MultiplyInteger(const MatMulArgs& args, const Block& block, void* scratch) {
   using XElement = typename S::XElement;
   const int64_t k4 = RoundUp(args.k, kGroup);
-  const int64_t x_stride = QuantizedStrideBytes(args.k, sizeof(XElement) * kGroup) / static_cast<int64_t>(sizeof(XElement));
+  const int64_t row_bytes = QuantizedStrideBytes(args.k, sizeof(XElement) * kGroup);
+  const int64_t x_stride = row_bytes / static_cast<int64_t>(sizeof(XElement));
+  const int64_t block_rows = BlockRows(row_bytes);
   XElement* x = static_cast<XElement*>(scratch);
   RowScale row_scales[kMaxBlockRows];
   alignas(64) int32_t sums[S::kRowTile * kPanelWidth];
-  for (int64_t first = block.row_begin; first < block.row_end; first += kMaxBlockRows) {
-    const int64_t rows = Min(kMaxBlockRows, block.row_end - first);
+  for (int64_t first = block.row_begin; first < block.row_end; first += block_rows) {
+    const int64_t rows = Min(block_rows, block.row_end - first);
     for (int64_t r = 0; r < rows; ++r) {
       row_scales[r] = QuantizeRow<XElement>(args, first + r, x + r * x_stride);
       if (args.row_scale != nullptr) args.row_scale[first + r] = row_scales[r].scale;
@@ -433,16 +435,16 @@ TFCOMPRESS_INLINE float Sum(const float* x, int64_t n) {
 template <class F>
 void MultiplyFloat(const MatMulArgs& args, const Block& block, void* scratch) {
   const int64_t k4 = RoundUp(args.k, kGroup);
-  float row_sums[kMaxBlockRows] = {};
+  float row_sums[kFloatBlockRows] = {};
   char* next = static_cast<char*>(scratch);
   float* decoded = reinterpret_cast<float*>(next);
   next += kFloatDepth * kFloatColumns * 4;
-  const int64_t held = Min(kMaxBlockRows, block.row_end - block.row_begin);
+  const int64_t held = Min(kFloatBlockRows, block.row_end - block.row_begin);
   float* sums = reinterpret_cast<float*>(next);  // [rows][kPanelWidth]
   next += held * kPanelWidth * 4;
   float* converted = reinterpret_cast<float*>(next);
-  for (int64_t first = block.row_begin; first < block.row_end; first += kMaxBlockRows) {
-    const int64_t rows = Min(kMaxBlockRows, block.row_end - first);
+  for (int64_t first = block.row_begin; first < block.row_end; first += kFloatBlockRows) {
+    const int64_t rows = Min(kFloatBlockRows, block.row_end - first);
     const float* x = reinterpret_cast<const float*>(XRow(args, first));
     int64_t x_stride = args.x_stride;
     if (args.x_type != ElementType::kFloat32) {
