@@ -8,7 +8,8 @@
 //             kRowTile      most rows of a tile
 //             kOneRowSets   sets of sums for one row, 1 or 2: two hide the latency of an instruction that multiplies and adds
 //             RegsFor(mr)   registers of outputs a tile of mr rows has (a power of two); mr * RegsFor(mr) sums stay in registers
-//             Zero, LoadWeights(bytes), Broadcast(4 activations), Dot(sums, weights, x), Add, StoreSums(int32*, sums)
+//             Zero, LoadWeights(bytes), Broadcast(4 activations), Dot<rows of the tile>(sums, weights, x), Add,
+//             StoreSums(int32*, sums)
 //   Float:    V             register of kLanes floats
 //             kRowTile, kRegs  tile of the dequantised path;  kDirectRows  rows up to which weights are converted in registers
 //             Zero, Load, Store, Broadcast(float*), Fma(a, b, c) = a * b + c
@@ -175,7 +176,7 @@ TFCOMPRESS_NOINLINE void IntegerTile(const uint8_t* w, int64_t w_stride, const t
     for (int r = 0; r < MR; ++r) {
       const V broadcast = S::Broadcast(x + r * x_stride);
       TFCOMPRESS_UNROLL
-      for (int v = 0; v < NR; ++v) acc[set][r][v] = S::Dot(acc[set][r][v], weights[v], broadcast);
+      for (int v = 0; v < NR; ++v) acc[set][r][v] = S::template Dot<MR>(acc[set][r][v], weights[v], broadcast);
     }
     w += w_stride;
     x += kGroup;

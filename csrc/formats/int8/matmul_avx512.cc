@@ -19,6 +19,7 @@ struct Integer {
   static V Broadcast(const int16_t* x) {
     return _mm512_broadcastq_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x)));
   }
+  template <int kRows>
   static V Dot(V sums, V w, V x) {
     sums = _mm512_add_epi32(sums, _mm512_madd_epi16(w, x));
     TFCOMPRESS_KEEP_ORDER(sums);

@@ -19,6 +19,7 @@ struct Integer {
   }
   static V LoadWeights(const uint8_t* w) { return Load4(w); }
   static V Broadcast(const int8_t* x) { return Load4(x); }
+  template <int kRows>
   static V Dot(V sum, V w, V x) {
     for (int shift = 0; shift < 32; shift += 8) {
       sum += static_cast<int32_t>(static_cast<uint8_t>(w >> shift)) * static_cast<int8_t>(x >> shift);
