@@ -11,7 +11,9 @@ SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 
 
 def sigmoid(x):
-    return np.where(x >= 0, 1 / (1 + np.exp(-np.abs(x))), np.exp(-np.abs(x)) / (1 + np.exp(-np.abs(x))))
+    return np.where(
+        x >= 0, 1 / (1 + np.exp(-np.abs(x))), np.exp(-np.abs(x)) / (1 + np.exp(-np.abs(x)))
+    )
 
 
 def elu(x, alpha=1.0):
@@ -121,7 +123,9 @@ def test_rows_of_any_size_of_value_are_quantised() -> None:
 def test_arrays_of_any_layout_are_taken() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((40, 30)).astype(np.float32)
-    packed, scale, _ = kernels.int8_quantize_pack(rng.standard_normal((15, 9)).astype(np.float32), False)
+    packed, scale, _ = kernels.int8_quantize_pack(
+        rng.standard_normal((15, 9)).astype(np.float32), False
+    )
     strided = x[::2, ::2]
     expected = kernels.int8_matmul(np.ascontiguousarray(strided), packed, scale)
     np.testing.assert_array_equal(kernels.int8_matmul(strided, packed, scale), expected)
@@ -165,9 +169,18 @@ SCALE = np.ones(4, np.float32)
         (lambda: kernels.int8_matmul(ONE, PACKED[1:], SCALE), "`packed` must have shape"),
         (lambda: kernels.int8_matmul(ONE, PACKED, SCALE, mean=SCALE[1:]), "`mean` must have shape"),
         (lambda: kernels.int8_matmul(ONE, PACKED, SCALE, bias=SCALE[1:]), "`bias` must have shape"),
-        (lambda: kernels.int8_matmul(ONE, PACKED, SCALE, activation="swish"), "`activation` must be"),
-        (lambda: kernels.int8_matmul(ONE, PACKED, SCALE, activations="int4"), "`activations` must be"),
-        (lambda: kernels.int8_matmul(ONE, PACKED, SCALE, activations="static"), "`x_scale` must be given"),
+        (
+            lambda: kernels.int8_matmul(ONE, PACKED, SCALE, activation="swish"),
+            "`activation` must be",
+        ),
+        (
+            lambda: kernels.int8_matmul(ONE, PACKED, SCALE, activations="int4"),
+            "`activations` must be",
+        ),
+        (
+            lambda: kernels.int8_matmul(ONE, PACKED, SCALE, activations="static"),
+            "`x_scale` must be given",
+        ),
         (lambda: kernels.int8_matmul(ONE, PACKED, SCALE, x_scale=0.1), "`x_scale` must be given"),
         (
             lambda: kernels.int8_matmul(ONE, PACKED, SCALE, activations="static", x_scale=0.0),

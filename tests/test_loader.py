@@ -30,10 +30,10 @@ def fake(tmp_path):
 
 @pytest.fixture
 def copied(tmp_path):
-    """A copy of the package's Python files in a folder of its own."""
+    """A copy of the package without its op library in a folder of its own."""
     root = tmp_path / "copy"
     shutil.copytree(
-        PACKAGE, root / PACKAGE.name, ignore=shutil.ignore_patterns("*.so", "__pycache__")
+        PACKAGE, root / PACKAGE.name, ignore=shutil.ignore_patterns("libtf*.so", "__pycache__")
     )
     return root
 
@@ -130,6 +130,14 @@ def test_library_broken(run_python, copied):
     assert f"Found:  {library}, which TensorFlow {_build_config.TENSORFLOW_VERSION}" in message
     assert "cannot load (" in message
     assert "pip install --force-reinstall --no-deps tfcompress_ops" in message
+
+
+def test_kernel_module_broken(run_python, copied):
+    (kernels,) = (copied / PACKAGE.name).glob("_kernels*.so")
+    kernels.write_bytes(b"not a library")
+    message = error_of(run_python(IMPORT, env=NO_BACKEND, path=(copied,), check=False))
+    assert "a kernel module in " in message
+    assert "cannot be imported (" in message
 
 
 def test_source_tree_that_was_never_built(run_python, copied):

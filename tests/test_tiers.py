@@ -44,7 +44,7 @@ def test_format_and_op_tests_pass_on_other_tiers(tier: str, tmp_path: Path) -> N
         pytest.skip("TFCOMPRESS_ISA is set: this run is about one tier")
     files = ["test_kernels.py", "test_ops.py", "formats/test_int8.py"]
     result = subprocess.run(
-        # Not "-m pytest" in the source tree: that would put the source tree before the installed package.
+        # Not "-m pytest" in the source tree: that would import the package from there.
         [
             *(sys.executable, "-c", "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"),
             *("-q", "-p", "no:cacheprovider", "-c", str(TESTS.parent / "pyproject.toml")),

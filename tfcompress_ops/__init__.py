@@ -10,15 +10,32 @@ a matrix sits in a model:
     small.save("small.keras")
 """
 
+import importlib as _importlib
+import sys as _sys
+from typing import TYPE_CHECKING, Any
+
 from tfcompress_ops import _loader
 from tfcompress_ops._version import __version__
 
-_loader.load()  # one ImportError that says what to do, before anything else can fail
+if TYPE_CHECKING:
+    from tfcompress_ops import formats, kernels, layers, ops
+    from tfcompress_ops.compression import compress, decompress
+    from tfcompress_ops.formats import Format, Int8
+    from tfcompress_ops.reports import Report, report
 
-from tfcompress_ops import formats, kernels, layers, ops  # noqa: E402
-from tfcompress_ops.compression import compress, decompress  # noqa: E402
-from tfcompress_ops.formats import Format, Int8  # noqa: E402
-from tfcompress_ops.reports import Report, report  # noqa: E402
+# Where each public name lives; one without a colon is a module.
+_HOMES = {
+    "Format": "formats:Format",
+    "Int8": "formats:Int8",
+    "Report": "reports:Report",
+    "compress": "compression:compress",
+    "decompress": "compression:decompress",
+    "formats": "formats",
+    "kernels": "kernels",
+    "layers": "layers",
+    "ops": "ops",
+    "report": "reports:report",
+}
 
 __all__ = [
     "Format",
@@ -33,3 +50,22 @@ __all__ = [
     "ops",
     "report",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _loader.load()
+    module, _, attribute = _HOMES[name].partition(":")
+    value = _importlib.import_module(f"{__name__}.{module}")
+    globals()[name] = getattr(value, attribute) if attribute else value
+    return globals()[name]
+
+
+# Importing the package loads the ops and registers the layers, or raises one ImportError that says
+# what to do. Only the command line comes first and imports what it needs when it needs it: its help
+# is quick, and `tfcompress info` explains an installation that does not load.
+if "tfcompress_command" not in _sys.modules:
+    _loader.load()
+    for _name in _HOMES:
+        __getattr__(_name)

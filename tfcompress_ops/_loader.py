@@ -27,13 +27,14 @@ def load() -> Any:
 
     Raises:
         ImportError: If TensorFlow is missing or another minor version than this build is for, if
-            Keras is missing, older than 3, or runs on another backend, or if the op library is
-            missing or does not load.
+            Keras is missing, older than 3, or runs on another backend, or if the kernel module or
+            the op library is missing or does not load.
     """
     required = _required_tensorflow()
     _check_keras_variable()
     tensorflow = _import_tensorflow(required)
     _check_keras()
+    _check_kernels()
     return _load_library(tensorflow)
 
 
@@ -140,6 +141,17 @@ def _check_keras() -> None:
     backend = keras.config.backend()
     if backend != "tensorflow":
         raise _wrong_backend(backend, "from ~/.keras/keras.json")
+
+
+def _check_kernels() -> None:
+    try:
+        importlib.import_module("tfcompress_ops._kernels")
+    except ImportError as error:
+        raise _error(
+            f"a kernel module in {_PACKAGE} that cannot be imported ({error})",
+            "the kernel module that belongs to this copy of tfcompress_ops and this Python",
+            _rebuild_command(),
+        ) from error
 
 
 def _load_library(tensorflow: Any) -> Any:

@@ -28,6 +28,7 @@ Mode = Literal["bursts", "alternating"]
 # What a call costs by itself may be no more than this share of a chain's time (a fifth less than
 # the promised 5 %, since the pilot that sets the length is a short one).
 _OVERHEAD_SHARE = 0.04
+_MAX_LENGTHENINGS = 3
 
 
 @dataclass(frozen=True)
@@ -178,14 +179,22 @@ def build_chains(cases: Sequence[Case], workload: Workload, settings: Settings) 
     }
 
 
-def _lengthened(pilot: Chain, max_layers: int) -> Chain:
-    """The layers of `pilot` in a chain as long as its measured time and overhead call for."""
-    if pilot.lengthen is None:
-        return pilot
-    overhead_us, call_us = call_overhead_us(pilot), _median_call_us(pilot.call)
-    layer_us = max(call_us - overhead_us, 0.05 * call_us) / pilot.layers
-    length = min(max_layers, math.ceil(overhead_us / (_OVERHEAD_SHARE * layer_us)))
-    return pilot if length <= pilot.layers else pilot.lengthen(length)
+def _lengthened(chain: Chain, max_layers: int) -> Chain:
+    """The layers of `chain` in one as long as its measured time and overhead call for.
+
+    A chain of two layers tells little about the time of one, so a lengthened chain is measured
+    again, and lengthened again if need be.
+    """
+    for _ in range(_MAX_LENGTHENINGS):
+        if chain.lengthen is None or chain.layers >= max_layers:
+            break
+        overhead_us, call_us = call_overhead_us(chain), _median_call_us(chain.call)
+        if overhead_us <= _OVERHEAD_SHARE * call_us:
+            break
+        layer_us = max(call_us - overhead_us, 0.05 * call_us) / chain.layers
+        length = math.ceil(overhead_us / (_OVERHEAD_SHARE * layer_us))
+        chain = chain.lengthen(min(max_layers, max(length, chain.layers + 1)))
+    return chain
 
 
 def call_overhead_us(chain: Chain) -> float:

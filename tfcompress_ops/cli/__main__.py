@@ -1,5 +1,5 @@
 """`python -m tfcompress_ops.cli` is `tfcompress`."""
 
-from tfcompress_ops.cli import main
+from tfcompress_command import main
 
 main()
