@@ -1,4 +1,4 @@
-"""tfc.kernels: the NumPy side of the kernel library, against float64 formulas and its own contract."""
+"""tfc.kernels: the NumPy side of the kernels, against float64 formulas and its own contract."""
 
 import math
 
