@@ -10,7 +10,7 @@ Every layer of a chain computes `y_i = x_i @ W_i + b_i` with x_i [B, K] and W_i 
 has `distinct` layers, each with its own W_i, b_i and x_i, and goes round them until it is long
 enough. How many are distinct decides the state of the caches:
 
-*   hot: as many as fit into a quarter of the last-level cache with their inputs and outputs, eight
+*   hot: as many as fill about a quarter of the last-level cache, or their inputs and outputs do, eight
     at most, one at least. A layer that does not fit by itself is as hot as it can be.
 *   cold: as many as make twice the last-level cache, so that each layer's weights come from memory.
 
@@ -88,7 +88,8 @@ class Workload:
             needed = math.ceil(_COLD_CACHE_MULTIPLE * cache_bytes / weight_bytes)
             return min(_MAX_COLD_LAYERS, max(2, needed))
         activation_bytes = 4 * self.batch * (self.in_features + self.out_features)
-        fitting = int(_HOT_CACHE_SHARE * cache_bytes / max(weight_bytes, activation_bytes))
+        # Rounded, so that a layer's scales beside its weights make no difference.
+        fitting = round(_HOT_CACHE_SHARE * cache_bytes / max(weight_bytes, activation_bytes))
         return min(_MAX_HOT_LAYERS, max(1, fitting))
 
 

@@ -14,6 +14,8 @@ _T = TypeVar("_T")
 
 # A call's own share of the measured time that is worth a note.
 _NOTED_OVERHEAD = 0.05
+# A share of the peak that measurement errors do not explain.
+_NOTED_SHARE = 1.05
 
 
 def tables(results: Results) -> Iterator[rich.console.RenderableType]:
@@ -107,6 +109,11 @@ def _notes(results: Results) -> rich.text.Text:
     if results.peaks:
         peaks = ", ".join(f"{name} {value:,.0f}" for name, value in results.peaks.items())
         lines.append(f"Measured peaks: {peaks}")
+    if any((results.share_of_peak(m) or 0) > _NOTED_SHARE for m in results.measurements):
+        lines.append(
+            "Above 100 % of the peak: the int8 peak is that of exact sums, and of the instruction "
+            "set in force; kernels that may saturate, or use another set, can exceed it."
+        )
     overheads = _overheads(results)
     if overheads:
         lines.append(

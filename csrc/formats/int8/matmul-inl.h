@@ -2,14 +2,15 @@
 //
 // An instruction-set file supplies two structs of primitives and includes this body:
 //
-//   Integer:  V             register of int32 sums, kOutputs outputs (each in one or two lanes)
-//             kOutputs      outputs of a register; a weight load is kOutputs * 4 bytes: kOutputs outputs x 4 k
+//   Integer:  V             register of kOutputs int32 sums
+//             kOutputs      outputs of a register, whose weights of a group are kOutputs * 4 bytes
 //             XElement      how a quantised activation lies in scratch memory: int8_t or int16_t
+//             kHalves       multiply-adds that a group takes: 1 (all four k at once) or 2 (two k each)
 //             kRowTile      most rows of a tile
 //             kOneRowSets   sets of sums for one row, 1 or 2: two hide the latency of an instruction that multiplies and adds
 //             RegsFor(mr)   registers of outputs a tile of mr rows has (a power of two); mr * RegsFor(mr) sums stay in registers
-//             Zero, LoadWeights(bytes), Broadcast(4 activations), Dot<rows of the tile>(sums, weights, x), Add,
-//             StoreSums(int32*, sums)
+//             Zero, Weights<half>(bytes), Broadcast<half>(4 activations), Dot<rows of the tile>(sums, weights, x), Add,
+//             StoreSums(int32*, sums), ArrangeGroups(activations, groups): puts the activations of each group in Broadcast's order
 //   Float:    V             register of kLanes floats
 //             kRowTile, kRegs  tile of the dequantised path;  kDirectRows  rows up to which weights are converted in registers
 //             Zero, Load, Store, Broadcast(float*), Fma(a, b, c) = a * b + c
@@ -31,6 +32,12 @@ namespace {
 // Tiles are not inlined: each gets the registers to itself.
 #define TFCOMPRESS_NOINLINE __attribute__((noinline))
 #define TFCOMPRESS_UNROLL _Pragma("GCC unroll 16")
+
+// A compile-time index as an argument.
+template <int kValue>
+struct Index {
+  static constexpr int value = kValue;
+};
 
 TFCOMPRESS_INLINE int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -67,6 +74,17 @@ TFCOMPRESS_INLINE int32_t QuantizeChunk(const float* __restrict__ x, int64_t n, 
   return sum;
 }
 
+// x0 x1 x2 x3 -> x0 x2 x1 x3 in each group of 16-bit activations: the even and the odd bytes of a group of weights, widened by a mask
+// and by a shift, meet the first and the second half.
+TFCOMPRESS_INLINE void EvenThenOdd(int16_t* q, int64_t groups) {
+  for (int64_t g = 0; g < groups; ++g) {
+    uint64_t v;
+    __builtin_memcpy(&v, q + g * kGroup, sizeof(v));
+    v = (v & 0xffff00000000ffffu) | (v & 0xffff0000u) << 16 | (v >> 16 & 0xffff0000u);
+    __builtin_memcpy(q + g * kGroup, &v, sizeof(v));
+  }
+}
+
 struct RowScale {
   float scale;  // NaN voids the row
   int32_t sum;  // of the quantised values
@@ -87,8 +105,8 @@ TFCOMPRESS_INLINE void ForEachChunk(const char* row, ElementType type, int64_t k
   }
 }
 
-template <typename XElement>
-RowScale QuantizeRow(const MatMulArgs& args, int64_t row, XElement* q) {
+template <class S>
+RowScale QuantizeRow(const MatMulArgs& args, int64_t row, typename S::XElement* q) {
   const char* x = XRow(args, row);
   uint32_t most = 0;
   ForEachChunk(x, args.x_type, args.k,
@@ -114,6 +132,7 @@ RowScale QuantizeRow(const MatMulArgs& args, int64_t row, XElement* q) {
   ForEachChunk(x, args.x_type, args.k,
                [&](const float* v, int64_t i, int64_t n) { sum += QuantizeChunk(v, n, inverse_scale, q + i); });
   for (int64_t i = args.k; i % kGroup != 0; ++i) q[i] = 0;  // whatever bytes the kernel's padding holds, they count for nothing
+  S::ArrangeGroups(q, RoundUp(args.k, kGroup) / kGroup);
   return {scale, sum};
 }
 
@@ -168,16 +187,20 @@ TFCOMPRESS_NOINLINE void IntegerTile(const uint8_t* w, int64_t w_stride, const t
       for (int v = 0; v < NR; ++v) acc[s][r][v] = S::Zero();
     }
   }
-  const auto step = [&](int set) __attribute__((always_inline)) {
+  const auto half_step = [&](int set, auto half) __attribute__((always_inline)) {
     V weights[NR];
     TFCOMPRESS_UNROLL
-    for (int v = 0; v < NR; ++v) weights[v] = S::LoadWeights(w + v * S::kOutputs * kGroup);
+    for (int v = 0; v < NR; ++v) weights[v] = S::template Weights<half.value>(w + v * S::kOutputs * kGroup);
     TFCOMPRESS_UNROLL
     for (int r = 0; r < MR; ++r) {
-      const V broadcast = S::Broadcast(x + r * x_stride);
+      const V broadcast = S::template Broadcast<half.value>(x + r * x_stride);
       TFCOMPRESS_UNROLL
       for (int v = 0; v < NR; ++v) acc[set][r][v] = S::template Dot<MR>(acc[set][r][v], weights[v], broadcast);
     }
+  };
+  const auto step = [&](int set) __attribute__((always_inline)) {
+    half_step(set, Index<0>{});
+    if constexpr (S::kHalves == 2) half_step(set, Index<1>{});
     w += w_stride;
     x += kGroup;
   };
@@ -248,7 +271,7 @@ void MultiplyInteger(const MatMulArgs& args, const Block& block, void* scratch) 
   for (int64_t first = block.row_begin; first < block.row_end; first += block_rows) {
     const int64_t rows = Min(block_rows, block.row_end - first);
     for (int64_t r = 0; r < rows; ++r) {
-      row_scales[r] = QuantizeRow<XElement>(args, first + r, x + r * x_stride);
+      row_scales[r] = QuantizeRow<S>(args, first + r, x + r * x_stride);
       if (args.row_scale != nullptr) args.row_scale[first + r] = row_scales[r].scale;
     }
     for (int64_t panel = block.panel_begin; panel < block.panel_end; ++panel) {
@@ -267,11 +290,6 @@ void MultiplyInteger(const MatMulArgs& args, const Block& block, void* scratch) 
 }
 
 // ---- Weight-only path ------------------------------------------------------------------------------------------------------------
-
-template <int kValue>
-struct Index {
-  static constexpr int value = kValue;
-};
 
 // Few rows: weights are converted in registers and used at once. sums[r][o] = sum over k of x[r][k] * w_q(k, o).
 template <class F, int MR, int NV>

@@ -8,16 +8,22 @@ namespace {
 struct Integer {
   using V = __m512i;
   using XElement = int16_t;
-  static constexpr int kOutputs = 8;  // two lanes each: k 0-1 and k 2-3 of a group
+  static constexpr int kOutputs = 16;
+  static constexpr int kHalves = 2;
   static constexpr int kRowTile = 6;
   static constexpr int kOneRowSets = 1;
-  static constexpr int RegsFor(int rows) { return rows <= 2 ? 8 : 4; }
+  static constexpr int RegsFor(int) { return 4; }
   static V Zero() { return _mm512_setzero_si512(); }
-  static V LoadWeights(const uint8_t* w) {
-    return _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(w)));
+  template <int kHalf>
+  static V Weights(const uint8_t* w) {
+    const __m512i bytes = _mm512_loadu_si512(w);
+    return kHalf == 0 ? _mm512_and_si512(bytes, _mm512_set1_epi32(0x00ff00ff)) : _mm512_srli_epi16(bytes, 8);
   }
+  template <int kHalf>
   static V Broadcast(const int16_t* x) {
-    return _mm512_broadcastq_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x)));
+    int32_t two;
+    __builtin_memcpy(&two, x + 2 * kHalf, sizeof(two));
+    return _mm512_set1_epi32(two);
   }
   template <int kRows>
   static V Dot(V sums, V w, V x) {
@@ -25,17 +31,15 @@ struct Integer {
     TFCOMPRESS_KEEP_ORDER(sums);
     return sums;
   }
+  static void ArrangeGroups(int16_t* q, int64_t groups) { EvenThenOdd(q, groups); }
   static V Add(V a, V b) { return _mm512_add_epi32(a, b); }
-  static void StoreSums(int32_t* sums, V v) {
-    const __m512i totals = _mm512_add_epi32(v, _mm512_srli_epi64(v, 32));  // of each pair, in its low half
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums), _mm512_cvtepi64_epi32(totals));
-  }
+  static void StoreSums(int32_t* sums, V v) { _mm512_storeu_si512(sums, v); }
 };
 
 }  // namespace
 
 const Kernels& Avx512Kernels() {
-  static constexpr Kernels kernels = {"vpmovzxbw + vpmaddwd + vpaddd, 6x32 tile", "decode to float + vfmadd231ps, 12x32 tile", 8, 28.0, 14.0,
+  static constexpr Kernels kernels = {"vpmaddwd + vpaddd, 6x64 tile", "decode to float + vfmadd231ps, 12x32 tile", 8, 28.0, 14.0,
                                       MultiplyInteger<Integer>,           MultiplyFloat<Float>};
   return kernels;
 }

@@ -10,11 +10,16 @@ struct Integer {
   using V = __m512i;
   using XElement = int8_t;
   static constexpr int kOutputs = 16;
+  static constexpr int kHalves = 1;
   static constexpr int kRowTile = 6;
   static constexpr int kOneRowSets = 2;
   static constexpr int RegsFor(int) { return 4; }
   static V Zero() { return _mm512_setzero_si512(); }
-  static V LoadWeights(const uint8_t* w) { return _mm512_loadu_si512(w); }
+  template <int kHalf>
+  static V Weights(const uint8_t* w) {
+    return _mm512_loadu_si512(w);
+  }
+  template <int kHalf>
   static V Broadcast(const int8_t* x) {
     int32_t four;
     __builtin_memcpy(&four, x, sizeof(four));
@@ -27,6 +32,7 @@ struct Integer {
     if constexpr (kRows == 1) TFCOMPRESS_KEEP_ORDER(sums);
     return sums;
   }
+  static void ArrangeGroups(int8_t*, int64_t) {}
   static V Add(V a, V b) { return _mm512_add_epi32(a, b); }
   static void StoreSums(int32_t* sums, V v) { _mm512_storeu_si512(sums, v); }
 };

@@ -8,6 +8,7 @@ struct Integer {
   using V = int32_t;
   using XElement = int8_t;
   static constexpr int kOutputs = 1;
+  static constexpr int kHalves = 1;
   static constexpr int kRowTile = 2;
   static constexpr int kOneRowSets = 1;
   static constexpr int RegsFor(int) { return 16; }
@@ -17,8 +18,15 @@ struct Integer {
     __builtin_memcpy(&v, bytes, sizeof(v));
     return v;
   }
-  static V LoadWeights(const uint8_t* w) { return Load4(w); }
-  static V Broadcast(const int8_t* x) { return Load4(x); }
+  template <int kHalf>
+  static V Weights(const uint8_t* w) {
+    return Load4(w);
+  }
+  template <int kHalf>
+  static V Broadcast(const int8_t* x) {
+    return Load4(x);
+  }
+  static void ArrangeGroups(int8_t*, int64_t) {}
   template <int kRows>
   static V Dot(V sum, V w, V x) {
     for (int shift = 0; shift < 32; shift += 8) {
