@@ -10,45 +10,52 @@
 namespace tfcompress {
 namespace {
 
-constexpr int kChains = 12;  // independent sums: latency 4-5 times two pipes, and three to spare
+// Every loop over registers is unrolled: a register array that is indexed at run time lives in memory.
+#define TFCOMPRESS_UNROLL _Pragma("GCC unroll 16")
 
-template <class P>
-double FloatLoop(long iterations) {
-  typename P::F sums[kChains], a = P::FloatZero();
-  for (auto& s : sums) s = P::FloatZero();
-  P::Keep(a);
+constexpr int kChains = 12;  // independent sums: a latency of 4 to 5 times two pipes, and some to spare; 16 registers hold them
+
+// Rounds of kChains times sum = Step(sum, operand), all in registers.
+template <class P, typename Register, Register (*kStep)(Register, Register)>
+double ChainLoop(Register zero, long iterations, int operations) {
+  Register sums[kChains];
+  TFCOMPRESS_UNROLL
+  for (int c = 0; c < kChains; ++c) sums[c] = zero;
   for (long i = 0; i < iterations; ++i) {
-    _Pragma("GCC unroll 16") for (int c = 0; c < kChains; ++c) {
-      sums[c] = P::Fma(sums[c], a);
+    TFCOMPRESS_UNROLL
+    for (int c = 0; c < kChains; ++c) {
+      P::Keep(zero);  // so that no part of a step is computed before the loop
+      sums[c] = kStep(sums[c], zero);
       P::Keep(sums[c]);
     }
   }
-  return static_cast<double>(iterations) * kChains * P::kFloatOps;
+  return static_cast<double>(iterations) * kChains * operations;
+}
+
+template <class P>
+double FloatLoop(long iterations) {
+  return ChainLoop<P, typename P::F, P::Fma>(P::FloatZero(), iterations, P::kFloatOps);
 }
 
 template <class P>
 double IntLoop(long iterations) {
-  typename P::I sums[kChains], a = P::IntZero();
-  for (auto& s : sums) s = P::IntZero();
-  P::Keep(a);
-  for (long i = 0; i < iterations; ++i) {
-    _Pragma("GCC unroll 16") for (int c = 0; c < kChains; ++c) {
-      sums[c] = P::Dot(sums[c], a);
-      P::Keep(sums[c]);
-    }
-  }
-  return static_cast<double>(iterations) * kChains * P::kIntOps;
+  return ChainLoop<P, typename P::I, P::Dot>(P::IntZero(), iterations, P::kIntOps);
 }
 
 template <class P>
 double ReadLoop(const char* bytes, long count, long iterations) {
-  typename P::I sums[8];
-  for (auto& s : sums) s = P::IntZero();
+  constexpr int kLoads = 8;
+  typename P::I sums[kLoads];
+  TFCOMPRESS_UNROLL
+  for (int c = 0; c < kLoads; ++c) sums[c] = P::IntZero();
   for (long i = 0; i < iterations; ++i) {
-    for (long b = 0; b + 8 * P::kBytes <= count; b += 8 * P::kBytes) {
-      _Pragma("GCC unroll 8") for (int c = 0; c < 8; ++c) sums[c] = P::OrBytes(sums[c], bytes + b + c * P::kBytes);
+    for (long b = 0; b + kLoads * P::kBytes <= count; b += kLoads * P::kBytes) {
+      TFCOMPRESS_UNROLL
+      for (int c = 0; c < kLoads; ++c) {
+        sums[c] = P::OrBytes(sums[c], bytes + b + c * P::kBytes);
+        P::Keep(sums[c]);
+      }
     }
-    for (auto& s : sums) P::Keep(s);
   }
   return static_cast<double>(iterations) * static_cast<double>(count);
 }

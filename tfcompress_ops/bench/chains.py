@@ -10,8 +10,9 @@ Every layer of a chain computes `y_i = x_i @ W_i + b_i` with x_i [B, K] and W_i 
 has `distinct` layers, each with its own W_i, b_i and x_i, and goes round them until it is long
 enough. How many are distinct decides the state of the caches:
 
-*   hot: as many as fill about a quarter of the last-level cache, or their inputs and outputs do, eight
-    at most, one at least. A layer that does not fit by itself is as hot as it can be.
+*   hot: as many as fill about a quarter of the last-level cache, with their weights or with their
+    inputs and outputs; eight at most, one at least. A layer that does not fit by itself is as hot
+    as it can be.
 *   cold: as many as make twice the last-level cache, so that each layer's weights come from memory.
 
 Layers do not feed each other (K and N may differ), so something must keep an engine from running
