@@ -1,5 +1,6 @@
 #include "ops/op_support.h"
 
+#include "ops/team.h"
 #include "tensorflow/core/framework/device_base.h"
 
 namespace tfcompress {
@@ -12,10 +13,8 @@ TensorFlowThreads::TensorFlowThreads(OpKernelContext* ctx)
     : workers_(ctx->device()->tensorflow_cpu_worker_threads()->workers),
       num_threads_(ctx->device()->tensorflow_cpu_worker_threads()->num_threads) {}
 
-void TensorFlowThreads::Run(int64_t num_tasks, TaskRef task) {
-  workers_->ParallelFor(num_tasks, tensorflow::thread::ThreadPool::SchedulingParams::Fixed(1), [&task](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) task(i);
-  });
+void TensorFlowThreads::Run(int64_t groups, int64_t tasks, TaskRef task) {
+  RunOnPool(workers_, num_threads_, groups, tasks, task);
 }
 
 absl::Status Workspace::Allocate(OpKernelContext* ctx, int64_t bytes) {

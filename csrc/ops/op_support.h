@@ -19,7 +19,7 @@ class TensorFlowThreads final : public ThreadPool {
  public:
   explicit TensorFlowThreads(tensorflow::OpKernelContext* ctx);
   int NumThreads() const override { return num_threads_; }
-  void Run(int64_t num_tasks, TaskRef task) override;
+  void Run(int64_t groups, int64_t tasks, TaskRef task) override;
 
  private:
   tensorflow::thread::ThreadPool* workers_;

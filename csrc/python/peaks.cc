@@ -33,7 +33,8 @@ double BestRate(ThreadPool* pool, int bursts, const F& loop) {
   for (int burst = 0; burst < bursts; ++burst) {
     std::vector<double> work(static_cast<size_t>(pool->NumThreads()));
     const double start = Now();
-    pool->Run(pool->NumThreads(), [&](int64_t thread) { work[static_cast<size_t>(thread)] = loop(thread); });
+    // A group for each worker; who is quick may take another's, all the same.
+    pool->Run(pool->NumThreads(), 1, [&](int64_t thread, int64_t, int) { work[static_cast<size_t>(thread)] = loop(thread); });
     const double seconds = Now() - start;
     double total = 0;
     for (double w : work) total += w;

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -13,27 +14,23 @@
 
 namespace tfcompress {
 
-// num_threads - 1 threads wait for work; the caller is the last one. They spin briefly before they sleep, as TensorFlow's do.
+// num_threads - 1 threads wait for work; the caller is the last one. They spin briefly before they sleep.
 class WorkerThreads final : public ThreadPool {
  public:
   explicit WorkerThreads(int num_threads);
   ~WorkerThreads() override;
   int NumThreads() const override { return static_cast<int>(threads_.size()) + 1; }
-  void Run(int64_t num_tasks, TaskRef task) override;
+  // Called by one thread at a time.
+  void Run(int64_t groups, int64_t tasks, TaskRef task) override;
 
  private:
-  void Loop();
-  void Work();
+  void Loop(int worker);
 
   std::vector<std::thread> threads_;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::atomic<uint64_t> generation_{0};
-  std::atomic<bool> stop_{false};
-  const TaskRef* task_ = nullptr;
-  int64_t num_tasks_ = 0;
-  std::atomic<int64_t> next_{0};
-  std::atomic<int> busy_{0};
+  std::shared_ptr<Job> job_;  // null: stop. Guarded by mutex_
 };
 
 }  // namespace tfcompress

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <new>
 #include <random>
 #include <string>
 #include <vector>
@@ -179,6 +180,7 @@ void RunCase(const Kernels& kernels, const char* tier, Problem& p, Random& rando
     void* scratch = nullptr;
     if (posix_memalign(&scratch, 64, static_cast<size_t>(bytes)) != 0) std::abort();
     std::memset(scratch, 0xab, static_cast<size_t>(bytes));
+    if (integer) new (scratch) ScratchHeader;
     (integer ? kernels.multiply_integer : kernels.multiply_float)(a, block, scratch);
     std::free(scratch);
   };

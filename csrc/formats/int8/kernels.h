@@ -18,7 +18,8 @@ struct Kernels {
   int64_t x_group_bytes;      // bytes that a group of 4 quantised activations takes: 4 (int8) or 8 (int16)
   double macs_per_cycle;      // integer multiply-adds per core and cycle that large tiles reach; for the planner
   double float_macs_per_cycle;
-  // Computes one block. `scratch` is this task's own, 64-byte aligned, ScratchBytes() large.
+  // Computes one block. `scratch` is this worker's own, 64-byte aligned, ScratchBytes() large. It remembers the activations that were
+  // prepared last, so that a worker quantises a row block once for all of its panels.
   void (*multiply_integer)(const MatMulArgs& args, const Block& block, void* scratch);
   void (*multiply_float)(const MatMulArgs& args, const Block& block, void* scratch);
 };
@@ -44,7 +45,18 @@ inline constexpr int64_t QuantizedStrideBytes(int64_t k, int64_t x_group_bytes) 
 }
 inline constexpr int64_t FloatStrideBytes(int64_t k) { return RoundUp(k * 4, 64) + 64; }
 
-// What a task needs for `rows` rows, of which it holds a block at a time.
+// Of the last activations that were quantised into a worker's scratch memory, at its beginning. The values follow.
+struct RowScale {
+  float scale;  // NaN voids the row
+  int32_t sum;  // of the quantised values
+};
+struct ScratchHeader {
+  int64_t row_begin = 0, row_end = 0;  // rows that it holds
+  RowScale row_scales[kMaxBlockRows];
+};
+inline constexpr int64_t kHeaderBytes = RoundUp(sizeof(ScratchHeader), 64);
+
+// What a worker needs for blocks of `rows` rows, of which it holds a part at a time. Its header must be cleared before the first call.
 inline constexpr int64_t ScratchBytes(const MatMulArgs& args, const Kernels& kernels, int64_t rows) {
   if (args.activations == Activations::kFloat) {
     const int64_t held = rows < kFloatBlockRows ? rows : kFloatBlockRows;
@@ -53,7 +65,7 @@ inline constexpr int64_t ScratchBytes(const MatMulArgs& args, const Kernels& ker
   }
   const int64_t row_bytes = QuantizedStrideBytes(args.k, kernels.x_group_bytes);
   const int64_t held = rows < BlockRows(row_bytes) ? rows : BlockRows(row_bytes);
-  return held * row_bytes;
+  return kHeaderBytes + held * row_bytes;
 }
 
 const Kernels& PortableKernels();

@@ -85,11 +85,6 @@ TFCOMPRESS_INLINE void EvenThenOdd(int16_t* q, int64_t groups) {
   }
 }
 
-struct RowScale {
-  float scale;  // NaN voids the row
-  int32_t sum;  // of the quantised values
-};
-
 // Calls f(pointer to float32 values, how many) over a row, chunk by chunk where it must be converted first.
 template <typename F>
 TFCOMPRESS_INLINE void ForEachChunk(const char* row, ElementType type, int64_t k, const F& f) {
@@ -265,14 +260,19 @@ void MultiplyInteger(const MatMulArgs& args, const Block& block, void* scratch) 
   const int64_t row_bytes = QuantizedStrideBytes(args.k, sizeof(XElement) * kGroup);
   const int64_t x_stride = row_bytes / static_cast<int64_t>(sizeof(XElement));
   const int64_t block_rows = BlockRows(row_bytes);
-  XElement* x = static_cast<XElement*>(scratch);
-  RowScale row_scales[kMaxBlockRows];
+  ScratchHeader* held = static_cast<ScratchHeader*>(scratch);
+  XElement* x = reinterpret_cast<XElement*>(static_cast<char*>(scratch) + kHeaderBytes);
+  const RowScale* row_scales = held->row_scales;
   alignas(64) int32_t sums[S::kRowTile * kPanelWidth];
   for (int64_t first = block.row_begin; first < block.row_end; first += block_rows) {
     const int64_t rows = Min(block_rows, block.row_end - first);
-    for (int64_t r = 0; r < rows; ++r) {
-      row_scales[r] = QuantizeRow<S>(args, first + r, x + r * x_stride);
-      if (args.row_scale != nullptr) args.row_scale[first + r] = row_scales[r].scale;
+    if (held->row_begin != first || held->row_end != first + rows) {
+      for (int64_t r = 0; r < rows; ++r) held->row_scales[r] = QuantizeRow<S>(args, first + r, x + r * x_stride);
+      held->row_begin = first;
+      held->row_end = first + rows;
+    }
+    if (args.row_scale != nullptr) {
+      for (int64_t r = 0; r < rows; ++r) args.row_scale[first + r] = row_scales[r].scale;
     }
     for (int64_t panel = block.panel_begin; panel < block.panel_end; ++panel) {
       const int64_t column = panel * kPanelWidth;

@@ -104,7 +104,7 @@ void Dequantize(const uint8_t* packed, int64_t k, int64_t n, const float* scale,
                 ThreadPool* pool) {
   const int64_t k4 = RoundUp(k, kGroup);
   const int64_t panels = NumPanels(n);
-  pool->Run(panels, [&](int64_t p) {
+  pool->Run(1, panels, [&](int64_t, int64_t p, int) {
     const int64_t n0 = p * kPanelWidth;
     const int64_t valid = std::min(kPanelWidth, n - n0);
     const int64_t width = RoundUp(valid, kPanelQuantum);
