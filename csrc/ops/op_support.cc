@@ -18,7 +18,7 @@ void TensorFlowThreads::Run(int64_t groups, int64_t tasks, TaskRef task) {
 }
 
 absl::Status Workspace::Allocate(OpKernelContext* ctx, int64_t bytes) {
-  if (bytes == 0) return absl::OkStatus();
+  if (bytes <= kInlineBytes) return absl::OkStatus();
   TF_RETURN_IF_ERROR(ctx->allocate_temp(tensorflow::DT_UINT8, TensorShape({bytes + 64}), &tensor_));
   const auto address = reinterpret_cast<uintptr_t>(tensor_.data());
   data_ = reinterpret_cast<void*>((address + 63) / 64 * 64);

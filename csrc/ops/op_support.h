@@ -26,15 +26,17 @@ class TensorFlowThreads final : public ThreadPool {
   int num_threads_;
 };
 
-// 64-byte aligned scratch memory from the device's allocator.
+// 64-byte aligned scratch memory: a little on the stack, since an allocation is felt at batch 1, otherwise from the device's allocator.
 class Workspace {
  public:
   absl::Status Allocate(tensorflow::OpKernelContext* ctx, int64_t bytes);
-  void* data() const { return data_; }
+  void* data() { return data_; }
 
  private:
+  static constexpr int64_t kInlineBytes = 16 << 10;
+  alignas(64) char inline_[kInlineBytes];
   tensorflow::Tensor tensor_;
-  void* data_ = nullptr;
+  void* data_ = inline_;
 };
 
 // Tensor must have this rank / be a vector of this length: InvalidArgument naming op, argument, expected and actual.

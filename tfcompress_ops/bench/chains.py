@@ -27,7 +27,7 @@ a graph one at a time, and every y_i is an output of the model. TensorFlow would
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -41,7 +41,7 @@ from tfcompress_ops.bench import machine
 
 State = Literal["hot", "cold"]
 Array = npt.NDArray[np.float32]
-TensorLayer = Callable[[tf.Tensor, dict[str, tf.Tensor]], tf.Tensor]
+TensorLayer = Callable[[tf.Tensor, Mapping[str, tf.Tensor]], tf.Tensor]
 
 # A hot chain has no more distinct layers than this: enough to amortise a call of LiteRT (1.3 us).
 _MAX_HOT_LAYERS = 8
@@ -159,7 +159,8 @@ class TensorFlowLayer:
 
     Attributes:
         apply: `(x, tensors) -> y`.
-        variables: Read in the graph once a layer, before its turn, and handed to `apply` by name.
+        variables: Those that `apply` looks up by name are read in the graph once a layer, before
+            its turn, as layers of a model read theirs.
         op: The op that has to be in the optimised graph once for every layer.
     """
 
@@ -216,7 +217,7 @@ def tensorflow_chain(
         y: tf.Tensor | None = None
         for index in range(length):
             layer = layers[index % distinct]
-            values = {name: variable.read_value() for name, variable in layer.variables.items()}
+            values = _Reads(layer.variables)
             with tf.control_dependencies([] if y is None else [y]):
                 y = layer.apply(xs[index % distinct], values)
         return y
@@ -239,6 +240,26 @@ def tensorflow_chain(
         output=lambda: concrete_run(*tensors).numpy(),
         lengthen=lambda longer: tensorflow_chain(layers, inputs, longer),
     )
+
+
+class _Reads(Mapping[str, tf.Tensor]):
+    """The values of variables by name, read when asked for, whatever comes before them."""
+
+    def __init__(self, variables: Mapping[str, tf.Variable]) -> None:
+        self._variables = variables
+        self._values: dict[str, tf.Tensor] = {}
+
+    def __getitem__(self, name: str) -> tf.Tensor:
+        if name not in self._values:
+            with tf.control_dependencies(None):
+                self._values[name] = self._variables[name].read_value()
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._variables)
+
+    def __len__(self) -> int:
+        return len(self._variables)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The case of this package's own formats: one op a layer, whatever the format."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -62,9 +63,8 @@ class FormatCase(Case):
             layers.append(TensorFlowLayer(apply=self._apply, variables=variables, op=self.op))
         return tensorflow_chain(layers, problem.inputs)
 
-    def _apply(self, x: tf.Tensor, tensors: dict[str, tf.Tensor]) -> tf.Tensor:
-        arrays = {name: tensor for name, tensor in tensors.items() if name != "bias"}
-        return self.format.matmul(x, arrays, bias=tensors["bias"])
+    def _apply(self, x: tf.Tensor, tensors: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        return self.format.matmul(x, tensors, bias=tensors["bias"])
 
     def _calibration(self, x: Array) -> object:
         if not self.format.needs_calibration:

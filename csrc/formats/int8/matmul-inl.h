@@ -59,14 +59,17 @@ TFCOMPRESS_INLINE uint32_t MaxMagnitudeBits(const float* x, int64_t n, uint32_t 
   return static_cast<uint32_t>(most);
 }
 
-// Writes n quantised values and returns their sum. A NaN becomes 127: the caller voids its row.
+// Writes n quantised values and returns their sum. A NaN becomes +-127: the caller voids its row. The bounds are applied to the
+// magnitude as an integer: compilers turn the two float comparisons into a dozen comparisons and blends, three times as slow.
 template <typename XElement>
-TFCOMPRESS_INLINE int32_t QuantizeChunk(const float* __restrict__ x, int64_t n, float inverse_scale, XElement* __restrict__ q) {
+TFCOMPRESS_INLINE int32_t QuantizeValues(const float* __restrict__ x, int64_t n, float inverse_scale, XElement* __restrict__ q) {
+  constexpr int32_t kLargest = 0x42fe0000;  // the bits of 127.0f
   int32_t sum = 0;
   for (int64_t i = 0; i < n; ++i) {
-    const float scaled = x[i] * inverse_scale;
-    const float below = scaled < 127.0f ? scaled : 127.0f;
-    const float clamped = below > -127.0f ? below : -127.0f;
+    const int32_t bits = BitCast<int32_t>(x[i] * inverse_scale);
+    const int32_t magnitude = bits & 0x7fffffff;
+    const int32_t bounded = magnitude < kLargest ? magnitude : kLargest;
+    const float clamped = BitCast<float>(bounded | (bits & static_cast<int32_t>(0x80000000u)));
     const int32_t value = BitCast<int32_t>(clamped + kRoundMagic) - kRoundMagicBits;
     q[i] = static_cast<XElement>(value);
     sum += value;
@@ -125,7 +128,7 @@ RowScale QuantizeRow(const MatMulArgs& args, int64_t row, typename S::XElement* 
   }
   int32_t sum = 0;
   ForEachChunk(x, args.x_type, args.k,
-               [&](const float* v, int64_t i, int64_t n) { sum += QuantizeChunk(v, n, inverse_scale, q + i); });
+               [&](const float* v, int64_t i, int64_t n) { sum += QuantizeValues(v, n, inverse_scale, q + i); });
   for (int64_t i = args.k; i % kGroup != 0; ++i) q[i] = 0;  // whatever bytes the kernel's padding holds, they count for nothing
   S::ArrangeGroups(q, RoundUp(args.k, kGroup) / kGroup);
   return {scale, sum};
