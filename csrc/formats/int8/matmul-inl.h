@@ -170,6 +170,10 @@ TFCOMPRESS_INLINE void FinishIntegerRow(const MatMulArgs& args, const int32_t* _
 
 // ---- Integer path --------------------------------------------------------------------------------------------------------------
 
+// How far ahead one row prefetches weights. Measured on Zen 3, two threads: 4096 x 4096 in L3 takes 216 us, 234 us at half the distance
+// and 250 us without; from memory it is 1.2 times as fast.
+constexpr int64_t kPrefetchBytes = 4096;
+
 // sums[r][o] = sum over k of x[r][k] * byte(k, o), for MR rows and NR registers of outputs.
 template <class S, int MR, int NR>
 TFCOMPRESS_NOINLINE void IntegerTile(const uint8_t* w, int64_t w_stride, const typename S::XElement* x, int64_t x_stride, int64_t groups,
@@ -199,6 +203,10 @@ TFCOMPRESS_NOINLINE void IntegerTile(const uint8_t* w, int64_t w_stride, const t
   const auto step = [&](int set) __attribute__((always_inline)) {
     half_step(set, Index<0>{});
     if constexpr (S::kHalves == 2) half_step(set, Index<1>{});
+    if constexpr (MR == 1) {  // one row is as fast as its weights arrive
+      TFCOMPRESS_UNROLL
+      for (int b = 0; b < NR * S::kOutputs * kGroup; b += 64) __builtin_prefetch(w + kPrefetchBytes + b);
+    }
     w += w_stride;
     x += kGroup;
   };
