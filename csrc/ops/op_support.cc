@@ -1,6 +1,9 @@
 #include "ops/op_support.h"
 
-#include "ops/team.h"
+#include <functional>
+#include <utility>
+
+#include "base/team.h"
 #include "tensorflow/core/framework/device_base.h"
 
 namespace tfcompress {
@@ -14,7 +17,8 @@ TensorFlowThreads::TensorFlowThreads(OpKernelContext* ctx)
       num_threads_(ctx->device()->tensorflow_cpu_worker_threads()->num_threads) {}
 
 void TensorFlowThreads::Run(int64_t groups, int64_t tasks, TaskRef task) {
-  RunOnPool(workers_, num_threads_, groups, tasks, task);
+  const auto schedule = [this](std::function<void()> closure) { workers_->Schedule(std::move(closure)); };
+  RunWithHelpers(workers_, schedule, num_threads_, groups, tasks, task);
 }
 
 absl::Status Workspace::Allocate(OpKernelContext* ctx, int64_t bytes) {

@@ -32,6 +32,7 @@ def test_kernels_under_sanitizers(tmp_path: Path, sanitizers: str) -> None:
     build(tmp_path, f"-DTFCOMPRESS_SANITIZE={sanitizers}", "-DCMAKE_CXX_FLAGS_RELEASE=-O1")
     output = run(str(tmp_path / "tests/csrc/int8_test"), str(CASES), str(SEED))
     assert output.endswith("OK\n")
+    assert run(str(tmp_path / "tests/csrc/parallel_test")).endswith("OK\n")
 
 
 def test_avx512_source_on_any_machine(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-#include "ops/team.h"
+#include "base/team.h"
 
 #include <sched.h>
 
@@ -39,7 +39,7 @@ class Mailbox {
     return true;
   }
 
-  // By an op. False if no helper of that pool waits here.
+  // By who has a job. False if no helper of that pool waits here.
   bool Post(const void* pool, const std::shared_ptr<Job>& job, int worker) {
     if (state_.load(std::memory_order_relaxed) != kWaiting || pool_.load(std::memory_order_relaxed) != pool) return false;
     State expected = kWaiting;
@@ -102,15 +102,16 @@ void Help(const void* pool, Assignment assignment) {
 
 }  // namespace
 
-void RunOnPool(tensorflow::thread::ThreadPool* pool, int num_workers, int64_t groups, int64_t tasks, TaskRef task) {
-  const auto job = std::make_shared<Job>(groups, tasks, num_workers, task);
+void RunWithHelpers(const void* pool, const std::function<void(std::function<void()>)>& schedule, int num_threads, int64_t groups,
+                    int64_t tasks, TaskRef task) {
+  const auto job = std::make_shared<Job>(groups, tasks, num_threads, task);
   const int workers = job->workers();
   int worker = 1;
   for (int i = 0; i < kMailboxes && worker < workers; ++i) {
     if (mailboxes[i].Post(pool, job, worker)) ++worker;
   }
   for (; worker < workers; ++worker) {
-    pool->Schedule([pool, job, worker] { Help(pool, {job, worker}); });
+    schedule([pool, job, worker] { Help(pool, {job, worker}); });
   }
   job->Work(0);
   // What is left runs on a helper right now.
