@@ -56,16 +56,20 @@ struct ScratchHeader {
 };
 inline constexpr int64_t kHeaderBytes = RoundUp(sizeof(ScratchHeader), 64);
 
-// What a worker needs for blocks of `rows` rows, of which it holds a part at a time. Its header must be cleared before the first call.
+// The most rows that a worker holds at a time.
+inline constexpr int64_t MostRowsHeld(const MatMulArgs& args, const Kernels& kernels) {
+  return args.activations == Activations::kFloat ? kFloatBlockRows
+                                                 : BlockRows(QuantizedStrideBytes(args.k, kernels.x_group_bytes));
+}
+
+// What a worker needs for blocks of `rows` rows. Its header must be cleared before the first call.
 inline constexpr int64_t ScratchBytes(const MatMulArgs& args, const Kernels& kernels, int64_t rows) {
+  const int64_t held = rows < MostRowsHeld(args, kernels) ? rows : MostRowsHeld(args, kernels);
   if (args.activations == Activations::kFloat) {
-    const int64_t held = rows < kFloatBlockRows ? rows : kFloatBlockRows;
     const int64_t converted = args.x_type == ElementType::kFloat32 ? 0 : FloatStrideBytes(args.k);
     return held * (kPanelWidth * 4 + converted) + kFloatDepth * kFloatColumns * 4;
   }
-  const int64_t row_bytes = QuantizedStrideBytes(args.k, kernels.x_group_bytes);
-  const int64_t held = rows < BlockRows(row_bytes) ? rows : BlockRows(row_bytes);
-  return kHeaderBytes + held * row_bytes;
+  return kHeaderBytes + held * QuantizedStrideBytes(args.k, kernels.x_group_bytes);
 }
 
 const Kernels& PortableKernels();

@@ -26,48 +26,55 @@ const Kernels& KernelsFor(Tier tier) {
 
 namespace {
 
-// The output is cut into row_parts groups of panel_parts tasks.
+// The output is cut into row_parts groups of panel_parts tasks. A group's rows are one block of ScratchBytes(), so that a worker prepares
+// their activations once, however many of the group's tasks it takes.
 struct Plan {
   int64_t row_parts = 1;
   int64_t panel_parts = 1;
   int64_t rows_per_part = 0;  // the largest
+  int64_t threads = 1;        // that have work
 };
 
 // Cycles, all roughly: what work on a second core costs beside the work, and what a core does per byte of packed weights that it
-// streams and per activation that it quantises.
+// streams and per activation that it prepares.
 constexpr double kForkCycles = 5000.0;
 constexpr double kCyclesPerWeightByte = 1.0 / 16;
-constexpr double kCyclesPerActivation = 0.4;
-// Panels are dealt out in smaller parts than threads need, since threads are rarely equally fast; but not in crumbs.
-constexpr int64_t kPartsPerThread = 8;
-constexpr double kLeastPartCycles = 2000.0;
+constexpr double kCyclesPerActivation = 0.8;
+// Tasks are smaller than threads need, since threads are rarely equally fast; but not crumbs.
+constexpr int64_t kTasksPerThread = 8;
+constexpr double kLeastTaskCycles = 4000.0;
 
 int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Splitting rows makes every group read all weights; splitting panels makes every thread quantise all activations. The plan is the
-// grid whose slowest thread is estimated to end first.
+// Few rows: splitting rows makes every thread read all weights, splitting panels makes every thread prepare all activations. The
+// plan is the grid whose slowest thread is estimated to end first. Many rows: blocks of as many as fit.
 Plan MakePlan(const MatMulArgs& args, const Kernels& kernels, int num_threads) {
   const bool integer = args.activations != Activations::kFloat;
   const double macs_per_cycle = integer ? kernels.macs_per_cycle : kernels.float_macs_per_cycle;
   const int64_t panels = NumPanels(args.n);
+  const int64_t least_row_parts = DivideUp(args.m, MostRowsHeld(args, kernels));
   Plan best;
   double best_cycles = HUGE_VAL;
-  for (int64_t row_parts = 1; row_parts <= std::min<int64_t>(num_threads, args.m); ++row_parts) {
-    const int64_t threads_per_group = num_threads / row_parts;
+  for (int64_t row_parts = least_row_parts;;) {
     const int64_t rows_per_part = DivideUp(args.m, row_parts);
     const double rows = static_cast<double>(rows_per_part);
-    for (const int64_t threads : {int64_t{1}, std::min(threads_per_group, panels)}) {
-      const double weights = static_cast<double>(DivideUp(panels, threads) * kPanelWidth * args.k);
-      const double multiply = std::max(rows * weights / macs_per_cycle, weights * kCyclesPerWeightByte);
-      const double cycles = multiply + rows * static_cast<double>(args.k) * kCyclesPerActivation +
-                            (row_parts * threads > 1 ? kForkCycles : 0.0);
+    const double panel_bytes = static_cast<double>(kPanelWidth * args.k);
+    const double panel_cycles = std::max(rows * panel_bytes / macs_per_cycle, panel_bytes * kCyclesPerWeightByte);
+    const double prepare_cycles = rows * static_cast<double>(args.k) * kCyclesPerActivation;
+    const double group_cycles = panel_cycles * static_cast<double>(panels);
+    for (const int64_t threads : {int64_t{1}, std::min<int64_t>(num_threads, row_parts * panels)}) {
+      const int64_t groups_in_turn = DivideUp(row_parts, threads);
+      const int64_t threads_per_group = std::max<int64_t>(1, threads / row_parts);
+      const double cycles = static_cast<double>(groups_in_turn) *
+                                (panel_cycles * static_cast<double>(DivideUp(panels, threads_per_group)) + prepare_cycles) +
+                            (threads > 1 ? kForkCycles : 0.0);
       if (cycles >= best_cycles) continue;
       best_cycles = cycles;
-      const double all_panels = multiply * static_cast<double>(threads);
-      const auto whole_parts = static_cast<int64_t>(all_panels / kLeastPartCycles);
-      const int64_t parts = std::min({panels, threads * kPartsPerThread, std::max(threads, whole_parts)});
-      best = {row_parts, row_parts * threads > 1 ? parts : 1, rows_per_part};
+      const auto whole_tasks = std::max<int64_t>(threads_per_group, static_cast<int64_t>(group_cycles / kLeastTaskCycles));
+      const int64_t parts = std::min({panels, DivideUp(threads * kTasksPerThread, row_parts), whole_tasks});
+      best = {row_parts, threads > 1 ? parts : 1, rows_per_part, threads};
     }
+    if (++row_parts > std::min<int64_t>(num_threads, args.m)) break;
   }
   return best;
 }
@@ -97,8 +104,7 @@ int64_t WorkspaceBytes(const MatMulArgs& args, int num_threads) {
   if (args.m == 0 || args.n == 0) return 0;
   const Kernels& kernels = KernelsFor(ActiveTier());
   const Plan plan = MakePlan(args, kernels, num_threads);
-  const int64_t workers = std::min<int64_t>(num_threads, plan.row_parts * plan.panel_parts);
-  return workers * RoundUp(ScratchBytes(args, kernels, plan.rows_per_part), 64);
+  return plan.threads * RoundUp(ScratchBytes(args, kernels, plan.rows_per_part), 64);
 }
 
 void MatMul(const MatMulArgs& args, void* workspace, ThreadPool* pool) {
@@ -109,19 +115,15 @@ void MatMul(const MatMulArgs& args, void* workspace, ThreadPool* pool) {
   const auto multiply = integer ? kernels.multiply_integer : kernels.multiply_float;
   const int64_t scratch_bytes = RoundUp(ScratchBytes(args, kernels, plan.rows_per_part), 64);
   const auto scratch_of = [&](int64_t worker) { return static_cast<char*>(workspace) + worker * scratch_bytes; };
-  const int64_t workers = std::min<int64_t>(pool->NumThreads(), plan.row_parts * plan.panel_parts);
-  for (int64_t worker = 0; integer && worker < workers; ++worker) new (scratch_of(worker)) ScratchHeader;
+  for (int64_t worker = 0; integer && worker < plan.threads; ++worker) new (scratch_of(worker)) ScratchHeader;
   const int64_t panels = NumPanels(args.n);
   const auto task = [&](int64_t row_part, int64_t panel_part, int worker) {
     const Block block = {args.m * row_part / plan.row_parts, args.m * (row_part + 1) / plan.row_parts,
                          panels * panel_part / plan.panel_parts, panels * (panel_part + 1) / plan.panel_parts};
     multiply(args, block, scratch_of(worker));
   };
-  if (workers == 1) {
-    task(0, 0, 0);
-  } else {
-    pool->Run(plan.row_parts, plan.panel_parts, task);
-  }
+  SingleThread alone;
+  (plan.threads == 1 ? static_cast<ThreadPool*>(&alone) : pool)->Run(plan.row_parts, plan.panel_parts, task);
 }
 
 }  // namespace tfcompress::int8
