@@ -10,15 +10,15 @@
 //             kOneRowSets   sets of sums for one row, 1 or 2: two hide the latency of an instruction that multiplies and adds
 //             RegsFor(mr)   registers of outputs a tile of mr rows has (a power of two); mr * RegsFor(mr) sums stay in registers
 //             Zero, Weights<half>(bytes), Broadcast<half>(4 activations), Dot<rows of the tile>(sums, weights, x), Add,
-//             StoreSums(int32*, sums), ArrangeGroups(activations, groups): puts the activations of each group in Broadcast's order
+//             LoadSums(int32*), StoreSums(int32*, sums), ArrangeGroups(activations, groups): puts the activations of each group in Broadcast's order
 //   Float:    V             register of kLanes floats
 //             kRowTile, kRegs  tile of the dequantised path;  kDirectRows  rows up to which weights are converted in registers
 //             Zero, Load, Store, Broadcast(float*), Fma(a, b, c) = a * b + c
 //             Raw, LoadRaw(bytes), Decode<j>(raw): the weights k = 4 * group + j of kLanes outputs as floats
 //
-// Loop order, integer: blocks of BlockRows() rows are quantised, then for every panel all row tiles pass over it, so that a panel
-// is read from memory once a block and from L2 after that. A tile runs over the whole of K with its sums in registers; the sums of
-// a row tile and panel (at most 6 x 64 int32: 1.5 KiB, in L1) then go through the epilogue.
+// Loop order, integer: blocks of kMaxBlockRows rows are quantised, then for every panel, kIntegerDepth of K at a time, all row tiles pass over
+// it, so that weights are read from memory once a block and from L2 after that. A tile runs over that part of K with its sums in
+// registers; the sums of a block and panel (at most 48 x 64 int32: 12 KiB, in L1) then go through the epilogue.
 // Everything has internal linkage: see base/elementwise-inl.h.
 #ifndef TFCOMPRESS_FORMATS_INT8_MATMUL_INL_H_
 #define TFCOMPRESS_FORMATS_INT8_MATMUL_INL_H_
@@ -174,10 +174,10 @@ TFCOMPRESS_INLINE void FinishIntegerRow(const MatMulArgs& args, const int32_t* _
 // and 250 us without; from memory it is 1.2 times as fast.
 constexpr int64_t kPrefetchBytes = 4096;
 
-// sums[r][o] = sum over k of x[r][k] * byte(k, o), for MR rows and NR registers of outputs.
+// sums[r][o] (+)= sum over the groups' k of x[r][k] * byte(k, o), for MR rows and NR registers of outputs; the first time they are set.
 template <class S, int MR, int NR>
 TFCOMPRESS_NOINLINE void IntegerTile(const uint8_t* w, int64_t w_stride, const typename S::XElement* x, int64_t x_stride, int64_t groups,
-                 int32_t* sums) {
+                 bool first, int32_t* sums) {
   using V = typename S::V;
   constexpr int kSets = MR == 1 ? S::kOneRowSets : 1;
   V acc[kSets][MR][NR];
@@ -222,7 +222,8 @@ TFCOMPRESS_NOINLINE void IntegerTile(const uint8_t* w, int64_t w_stride, const t
     for (int v = 0; v < NR; ++v) {
       V total = acc[0][r][v];
       if (kSets == 2) total = S::Add(total, acc[kSets - 1][r][v]);
-      S::StoreSums(sums + r * kPanelWidth + v * S::kOutputs, total);
+      int32_t* to = sums + r * kPanelWidth + v * S::kOutputs;
+      S::StoreSums(to, first ? total : S::Add(total, S::LoadSums(to)));
     }
   }
 }
@@ -230,24 +231,24 @@ TFCOMPRESS_NOINLINE void IntegerTile(const uint8_t* w, int64_t w_stride, const t
 // All columns of a panel for MR rows: tiles of NR registers while they fit, then of half as many.
 template <class S, int MR, int NR>
 void IntegerColumns(const uint8_t* w, int64_t width, int64_t column, const typename S::XElement* x, int64_t x_stride,
-                    int64_t groups, int32_t* sums) {
+                    int64_t groups, bool first, int32_t* sums) {
   constexpr int64_t kColumns = NR * S::kOutputs;
   for (; column + kColumns <= width; column += kColumns) {
-    IntegerTile<S, MR, NR>(w + column * kGroup, width * kGroup, x, x_stride, groups, sums + column);
+    IntegerTile<S, MR, NR>(w + column * kGroup, width * kGroup, x, x_stride, groups, first, sums + column);
   }
   if constexpr (kColumns > kPanelQuantum) {
-    if (column < width) IntegerColumns<S, MR, NR / 2>(w, width, column, x, x_stride, groups, sums);
+    if (column < width) IntegerColumns<S, MR, NR / 2>(w, width, column, x, x_stride, groups, first, sums);
   }
 }
 
 // Dispatches the number of rows of a tile, 1 <= rows <= MR, to the template.
 template <class S, int MR = S::kRowTile>
 TFCOMPRESS_INLINE void IntegerRows(int64_t rows, const uint8_t* w, int64_t width, const typename S::XElement* x, int64_t x_stride,
-                                   int64_t groups, int32_t* sums) {
+                                   int64_t groups, bool first, int32_t* sums) {
   if constexpr (MR > 1) {
-    if (rows < MR) return IntegerRows<S, MR - 1>(rows, w, width, x, x_stride, groups, sums);
+    if (rows < MR) return IntegerRows<S, MR - 1>(rows, w, width, x, x_stride, groups, first, sums);
   }
-  IntegerColumns<S, MR, S::RegsFor(MR)>(w, width, 0, x, x_stride, groups, sums);
+  IntegerColumns<S, MR, S::RegsFor(MR)>(w, width, 0, x, x_stride, groups, first, sums);
 }
 
 TFCOMPRESS_INLINE int64_t PanelWidth(const MatMulArgs& args, int64_t panel) {
@@ -270,13 +271,12 @@ void MultiplyInteger(const MatMulArgs& args, const Block& block, void* scratch) 
   const int64_t k4 = RoundUp(args.k, kGroup);
   const int64_t row_bytes = QuantizedStrideBytes(args.k, sizeof(XElement) * kGroup);
   const int64_t x_stride = row_bytes / static_cast<int64_t>(sizeof(XElement));
-  const int64_t block_rows = BlockRows(row_bytes);
   ScratchHeader* held = static_cast<ScratchHeader*>(scratch);
   XElement* x = reinterpret_cast<XElement*>(static_cast<char*>(scratch) + kHeaderBytes);
   const RowScale* row_scales = held->row_scales;
-  alignas(64) int32_t sums[S::kRowTile * kPanelWidth];
-  for (int64_t first = block.row_begin; first < block.row_end; first += block_rows) {
-    const int64_t rows = Min(block_rows, block.row_end - first);
+  alignas(64) int32_t sums[kMaxBlockRows * kPanelWidth];
+  for (int64_t first = block.row_begin; first < block.row_end; first += kMaxBlockRows) {
+    const int64_t rows = Min(kMaxBlockRows, block.row_end - first);
     if (held->row_begin != first || held->row_end != first + rows) {
       for (int64_t r = 0; r < rows; ++r) held->row_scales[r] = QuantizeRow<S>(args, first + r, x + r * x_stride);
       held->row_begin = first;
@@ -290,12 +290,18 @@ void MultiplyInteger(const MatMulArgs& args, const Block& block, void* scratch) 
       const int64_t width = PanelWidth(args, panel);
       const int64_t valid = Min(width, args.n - column);
       const uint8_t* w = args.kernel + column * k4;
-      ForEachRowTile(rows, S::kRowTile, [&](int64_t r0, int64_t height) {
-        IntegerRows<S>(height, w, width, x + r0 * x_stride, x_stride, k4 / kGroup, sums);
-        for (int64_t r = 0; r < height; ++r) {
-          FinishIntegerRow(args, sums + r * kPanelWidth, row_scales[r0 + r], first + r0 + r, column, valid);
-        }
-      });
+      int64_t group = 0;
+      do {  // once where there is no k at all: the sums are zeros
+        const int64_t groups = Min(kIntegerDepth, k4 - group * kGroup) / kGroup;
+        ForEachRowTile(rows, S::kRowTile, [&](int64_t r0, int64_t height) {
+          IntegerRows<S>(height, w + group * kGroup * width, width, x + r0 * x_stride + group * kGroup, x_stride, groups, group == 0,
+                         sums + r0 * kPanelWidth);
+        });
+        group += groups;
+      } while (group < k4 / kGroup);
+      for (int64_t r = 0; r < rows; ++r) {
+        FinishIntegerRow(args, sums + r * kPanelWidth, row_scales[r], first + r, column, valid);
+      }
     }
   }
 }

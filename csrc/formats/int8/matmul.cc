@@ -52,7 +52,7 @@ Plan MakePlan(const MatMulArgs& args, const Kernels& kernels, int num_threads) {
   const bool integer = args.activations != Activations::kFloat;
   const double macs_per_cycle = integer ? kernels.macs_per_cycle : kernels.float_macs_per_cycle;
   const int64_t panels = NumPanels(args.n);
-  const int64_t least_row_parts = DivideUp(args.m, MostRowsHeld(args, kernels));
+  const int64_t least_row_parts = DivideUp(args.m, MostRowsHeld(args));
   Plan best;
   double best_cycles = HUGE_VAL;
   for (int64_t row_parts = least_row_parts;;) {

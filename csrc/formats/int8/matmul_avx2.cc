@@ -37,6 +37,7 @@ struct Integer {
   }
   static void ArrangeGroups(int16_t* q, int64_t groups) { EvenThenOdd(q, groups); }
   static V Add(V a, V b) { return _mm256_add_epi32(a, b); }
+  static V LoadSums(const int32_t* sums) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(sums)); }
   static void StoreSums(int32_t* sums, V v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums), v); }
 };
 

@@ -34,6 +34,7 @@ struct Integer {
   }
   static void ArrangeGroups(int8_t*, int64_t) {}
   static V Add(V a, V b) { return _mm512_add_epi32(a, b); }
+  static V LoadSums(const int32_t* sums) { return _mm512_loadu_si512(sums); }
   static void StoreSums(int32_t* sums, V v) { _mm512_storeu_si512(sums, v); }
 };
 

@@ -35,6 +35,7 @@ struct Integer {
     return sum;
   }
   static V Add(V a, V b) { return a + b; }
+  static V LoadSums(const int32_t* sums) { return *sums; }
   static void StoreSums(int32_t* sums, V v) { *sums = v; }
 };
 
