@@ -321,10 +321,3 @@ def test_command_caps_the_instruction_set_in_a_new_process() -> None:
 def test_load_of_other_processes_is_a_share() -> None:
     share = machine.OtherLoad().share()
     assert share is None or 0 <= share <= 1
-
-
-def test_sysfs_sizes() -> None:
-    assert machine._parse_size("512K\n") == 512 * 2**10
-    assert machine._parse_size("32M") == 32 * 2**20
-    assert machine._parse_size("odd") == 0
-    assert timing.DEFAULT_BURST_SECONDS > 0

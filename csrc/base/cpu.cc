@@ -1,9 +1,8 @@
 #include "base/cpu.h"
 
-#include <unistd.h>
-
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <thread>
 
 #if defined(__linux__)
@@ -92,9 +91,18 @@ Choice Choose() {
   return {detected, "the environment variable TFCOMPRESS_ISA must be one of " + names + "; received '" + cap + "'."};
 }
 
-int64_t CacheBytes(int name) {
-  const long bytes = sysconf(name);  // NOLINT(google-runtime-int): sysconf's type
-  return bytes > 0 ? bytes : 0;
+// Linux's view of the first CPU's data or unified cache of a level; glibc's sysconf reports the L3 of all core complexes together.
+int64_t CacheBytes(int level) {
+  for (int index = 0; index < 8; ++index) {
+    const std::string folder = "/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) + "/";
+    std::ifstream level_file(folder + "level"), type_file(folder + "type"), size_file(folder + "size");
+    int found_level = 0;
+    std::string type;
+    int64_t kibibytes = 0;
+    if (!(level_file >> found_level) || !(type_file >> type) || !(size_file >> kibibytes)) continue;  // the size ends in K
+    if (found_level == level && type != "Instruction") return kibibytes << 10;
+  }
+  return 0;
 }
 
 }  // namespace
@@ -118,11 +126,9 @@ CpuInfo GetCpuInfo() {
 #else
   info.num_cpus = static_cast<int>(std::thread::hardware_concurrency());
 #endif
-#ifdef _SC_LEVEL1_DCACHE_SIZE
-  info.l1d_bytes = CacheBytes(_SC_LEVEL1_DCACHE_SIZE);
-  info.l2_bytes = CacheBytes(_SC_LEVEL2_CACHE_SIZE);
-  info.l3_bytes = CacheBytes(_SC_LEVEL3_CACHE_SIZE);
-#endif
+  info.l1d_bytes = CacheBytes(1);
+  info.l2_bytes = CacheBytes(2);
+  info.l3_bytes = CacheBytes(3);
 #ifdef TFCOMPRESS_X86
   unsigned a, b, c, d;
   if (__get_cpuid(0, &a, &b, &c, &d)) {

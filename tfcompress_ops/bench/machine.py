@@ -6,6 +6,8 @@ import platform
 import time
 from pathlib import Path
 
+from tfcompress_ops import kernels
+
 # Taken where the system does not tell the size of its last-level cache.
 _ASSUMED_CACHE_BYTES = 32 * 2**20
 _PACKAGES = (
@@ -59,21 +61,13 @@ def available_cpus() -> int:
 
 def last_level_cache_bytes() -> int:
     """Size of the first processor's largest cache, in bytes; 32 MiB where it is not told."""
-    sizes = [
-        _parse_size(path.read_text())
-        for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
-    ]
-    return max(sizes, default=0) or _ASSUMED_CACHE_BYTES
+    cpu = kernels.cpu_info()
+    return max(cpu["l2_bytes"], cpu["l3_bytes"]) or _ASSUMED_CACHE_BYTES
 
 
 def processor_name() -> str:
     """The processor's model name."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return str(kernels.cpu_info()["model_name"]).strip() or platform.processor()
 
 
 def describe() -> dict[str, object]:
@@ -97,11 +91,3 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _parse_size(text: str) -> int:
-    """Bytes in a size as sysfs writes it ("512K", "32M"); 0 if it is written otherwise."""
-    text = text.strip()
-    units = {"K": 2**10, "M": 2**20, "G": 2**30}
-    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1)
-    return int(number) * unit if number.isdigit() else 0
