@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from typer.testing import CliRunner
 
-from tfcompress_ops.bench import chains, machine, results, runner, timing
+from tfcompress_ops.bench import chains, machine, results, runner
 from tfcompress_ops.bench.cases import Case
 from tfcompress_ops.bench.chains import TensorFlowLayer, Workload, graph_kept, random_problem
 from tfcompress_ops.bench.cli import app
