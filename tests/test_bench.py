@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import pytest
 import tensorflow as tf
 from typer.testing import CliRunner
 
+import tfcompress_ops
 from tfcompress_ops.bench import chains, machine, results, runner
 from tfcompress_ops.bench.cases import Case
 from tfcompress_ops.bench.chains import TensorFlowLayer, Workload, graph_kept, random_problem
@@ -304,11 +306,14 @@ def test_command_explains_wrong_values(arguments: list[str], message: str) -> No
     assert message in outcome.output
 
 
-def test_command_caps_the_instruction_set_in_a_new_process() -> None:
+def test_command_caps_the_instruction_set_in_a_new_process(tmp_path: Path) -> None:
     code = "from tfcompress_ops.bench.cli import app; app(prog_name='bench')"
     arguments = ["--quick", "--no-peers", "--shape", "16x16", "--state", "hot", "--mode", "bursts"]
     found = subprocess.run(
         [sys.executable, "-c", code, "int8", "--isa", "portable", *arguments],
+        # Not in the source tree, which Python would take the package from.
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(tfcompress_ops.__file__).parents[1])},
         capture_output=True,
         text=True,
         timeout=300,

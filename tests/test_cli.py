@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,8 @@ from tfcompress_ops.cli import app as app_module
 from tfcompress_ops.cli import environment, files, format_options
 from tfcompress_ops.cli.console import CommandError
 from tfcompress_ops.formats import format as format_module
+
+PACKAGE_PARENT = Path(tfc.__file__).parents[1]
 
 # What Keras does with NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
@@ -44,7 +47,9 @@ def run_process(*arguments, **environ):
         [sys.executable, "-m", "tfcompress_ops.cli", *map(str, arguments)],
         capture_output=True,
         text=True,
-        env={**os.environ, **environ},
+        # Not in the source tree, which Python would take the package from.
+        cwd=tempfile.gettempdir(),
+        env={**os.environ, "PYTHONPATH": str(PACKAGE_PARENT), **environ},
         timeout=120,
         check=False,
     )

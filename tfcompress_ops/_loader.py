@@ -171,5 +171,8 @@ def _rebuild_command() -> str:
     """Builds in place in a source tree, otherwise installs the package anew."""
     root = _PACKAGE.parent
     if (root / "pyproject.toml").is_file():
-        return f"make -C {root} build    (after: pip install cmake ninja pybind11)"
+        return (
+            f"make -C {root} build    (after: pip install cmake ninja pybind11); or, if "
+            "tfcompress_ops is installed, start Python in another folder than this source tree"
+        )
     return "pip install --force-reinstall --no-deps tfcompress_ops"

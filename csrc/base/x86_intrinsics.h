@@ -16,7 +16,9 @@ static inline simde__m512i EmulatedCvtepu8Epi16(simde__m256i bytes) {
   return simde__m512i_from_private(to);
 }
 #define _mm512_cvtepu8_epi16(bytes) EmulatedCvtepu8Epi16(bytes)
-#define TFCOMPRESS_KEEP_ORDER(reg)
+#define TFCOMPRESS_KEEP_ORDER(reg) \
+  do {                             \
+  } while (false)
 #else
 #include <immintrin.h>
 
