@@ -2,8 +2,7 @@
 //
 // Included by instruction-set files only. Plain loops over scalar functions without branches, which compilers vectorise for the
 // instruction set of the including file: one body serves every tier. Everything has internal linkage (an inline function with
-// external linkage could be emitted with AVX-512 and picked by the linker for old machines), and no header with inline functions
-// of others is included.
+// external linkage could be emitted with AVX-512 and picked by the linker for old machines); a test reads the symbols of the objects.
 //
 // Accuracy: within 4 units in the last place of float32 or 3e-7 absolutely, whichever is larger; NaN in gives NaN out.
 #ifndef TFCOMPRESS_BASE_ELEMENTWISE_INL_H_
@@ -15,8 +14,6 @@
 
 namespace tfcompress {
 namespace {
-
-#define TFCOMPRESS_INLINE inline __attribute__((always_inline))
 
 template <typename To, typename From>
 TFCOMPRESS_INLINE To BitCast(From from) {
@@ -49,7 +46,8 @@ TFCOMPRESS_INLINE float Exp(float x) {
   p = p * r * r + r + 1.0f;
   // 2^n in two factors, so that both ends of the range (n = 128, n < -126) come out as infinity and as a denormal.
   const int32_t half = n >> 1;
-  return p * BitCast<float>((half + 127) << 23) * BitCast<float>((n - half + 127) << 23);
+  return p * BitCast<float>(static_cast<uint32_t>(half + 127) << 23) *
+         BitCast<float>(static_cast<uint32_t>(n - half + 127) << 23);
 }
 
 // log(1 + u) for 0 <= u <= 1: the series of 2 atanh(u / (2 + u)), whose argument is at most 1/3.
@@ -111,7 +109,6 @@ TFCOMPRESS_INLINE float Elu(float x, float alpha) {
   return x < 0.0f ? alpha * (Exp(negative) - 1.0f) : x;
 }
 
-// -inf * 0 would be NaN in the products below; the limit is 0, as in Keras' own kernels or close to it.
 template <Activation kAct>
 TFCOMPRESS_INLINE float Activate(float x) {
   switch (kAct) {

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <memory>
+#include <thread>
 #include <utility>
 
 namespace tfcompress {
@@ -12,9 +13,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// How long a helper stays after its last task. Long against the gap between two layers of a graph, short against what other
-// users of the pool would notice.
-constexpr std::chrono::microseconds kStay(50);
+// How long a helper waits for another job: long against the gap between two layers of a graph.
+constexpr std::chrono::microseconds kWait(50);
+// How long it stays in all, jobs or not: then its thread goes back to the pool, whose other work would starve otherwise.
+constexpr std::chrono::microseconds kTenure(200);
 
 void Pause() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -24,18 +26,18 @@ void Pause() {
 
 struct Assignment {
   std::shared_ptr<Job> job;
-  int worker;
+  int worker = 0;
 };
 
-// Where one helper waits. Its states: free -> (a helper arrives) -> waiting -> (an op posts) -> posted -> (the helper takes the job) ->
-// waiting, or waiting -> (the helper leaves) -> free. `pool` and `assignment` belong to whoever is about to make the next transition.
-class Mailbox {
+// Where one helper waits. Its states: free -> (a helper arrives) -> waiting -> (a job is posted) -> posted -> (the helper takes it) -> busy ->
+// waiting, or waiting -> (the helper leaves) -> free. `pool` and `assignment` belong to whoever makes the next transition.
+class alignas(64) Mailbox {
  public:
   bool Arrive(const void* pool) {
     State expected = kFree;
     if (!state_.compare_exchange_strong(expected, kClaimed, std::memory_order_acquire)) return false;
     pool_.store(pool, std::memory_order_relaxed);
-    state_.store(kWaiting, std::memory_order_release);
+    state_.store(kBusy, std::memory_order_release);
     return true;
   }
 
@@ -53,22 +55,20 @@ class Mailbox {
     return true;
   }
 
-  // By the helper: the next job, or none after kStay; the mailbox is free then.
-  Assignment Wait() {
-    const Clock::time_point end = Clock::now() + kStay;
+  // By the helper: the next job, or none by `end`; the mailbox is free then.
+  Assignment Wait(Clock::time_point end) {
+    state_.store(kWaiting, std::memory_order_release);
     for (;;) {
       for (int i = 0; i < 64; ++i) {
         if (state_.load(std::memory_order_acquire) == kPosted) {
-          Assignment assignment = std::move(assignment_);
-          assignment_.job = nullptr;
-          state_.store(kWaiting, std::memory_order_release);
-          return assignment;
+          state_.store(kBusy, std::memory_order_relaxed);
+          return std::exchange(assignment_, {});
         }
         Pause();
       }
       if (Clock::now() > end) {
         State expected = kWaiting;
-        if (state_.compare_exchange_strong(expected, kFree, std::memory_order_release)) return {nullptr, 0};
+        if (state_.compare_exchange_strong(expected, kFree, std::memory_order_release)) return {};
       } else {
         sched_yield();
       }
@@ -76,24 +76,49 @@ class Mailbox {
   }
 
  private:
-  enum State : int { kFree, kClaimed, kWaiting, kPosted };
+  enum State : int { kFree, kClaimed, kWaiting, kPosted, kBusy };
   std::atomic<State> state_{kFree};
   std::atomic<const void*> pool_{nullptr};
-  Assignment assignment_{nullptr, 0};
+  Assignment assignment_;
 };
 
-struct alignas(64) PaddedMailbox : Mailbox {};
-
 constexpr int kMailboxes = 64;
-PaddedMailbox mailboxes[kMailboxes];
+
+// Never destroyed: pool threads may still be here while the process goes down.
+Mailbox* Mailboxes() {
+  static Mailbox* const mailboxes = new Mailbox[kMailboxes];
+  return mailboxes;
+}
+
+// How many closures a pool was given that have not begun. Without a bound a stream of jobs that are shorter than a wake-up would queue
+// helpers faster than they come, in front of everybody else's work.
+std::atomic<int>* PendingOf(const void* pool) {
+  struct Entry {
+    std::atomic<const void*> pool{nullptr};
+    std::atomic<int> pending{0};
+  };
+  constexpr int kEntries = 64;  // pools that a process ever has; beyond them, their jobs run on their callers alone
+  static Entry* const entries = new Entry[kEntries];
+  for (int i = 0; i < kEntries; ++i) {
+    const void* owner = entries[i].pool.load(std::memory_order_acquire);
+    if (owner == nullptr && entries[i].pool.compare_exchange_strong(owner, pool)) owner = pool;
+    if (owner == pool) return &entries[i].pending;
+  }
+  return nullptr;
+}
 
 void Help(const void* pool, Assignment assignment) {
+  const Clock::time_point arrival = Clock::now();
   assignment.job->Work(assignment.worker);
-  assignment.job = nullptr;
-  for (PaddedMailbox& mailbox : mailboxes) {
+  assignment = {};
+  if (Clock::now() - arrival > kTenure) return;  // after a job of that length a wake-up does not matter
+  for (int i = 0; i < kMailboxes; ++i) {
+    Mailbox& mailbox = Mailboxes()[i];
     if (!mailbox.Arrive(pool)) continue;
     for (;;) {
-      const Assignment next = mailbox.Wait();
+      // Past the tenure, one more look: who posted just now must be served.
+      const Clock::time_point now = Clock::now(), leave = arrival + kTenure;
+      const Assignment next = mailbox.Wait(now + kWait < leave ? now + kWait : leave);
       if (next.job == nullptr) return;
       next.job->Work(next.worker);
     }
@@ -108,10 +133,19 @@ void RunWithHelpers(const void* pool, const std::function<void(std::function<voi
   const int workers = job->workers();
   int worker = 1;
   for (int i = 0; i < kMailboxes && worker < workers; ++i) {
-    if (mailboxes[i].Post(pool, job, worker)) ++worker;
+    if (Mailboxes()[i].Post(pool, job, worker)) ++worker;
   }
-  for (; worker < workers; ++worker) {
-    schedule([pool, job, worker] { Help(pool, {job, worker}); });
+  std::atomic<int>* const pending = PendingOf(pool);
+  for (const std::thread::id caller = std::this_thread::get_id(); pending != nullptr && worker < workers; ++worker) {
+    if (pending->fetch_add(1) >= num_threads) {
+      pending->fetch_sub(1);
+      break;
+    }
+    schedule([pool, assignment = Assignment{job, worker}, caller, pending]() mutable {
+      pending->fetch_sub(1);
+      if (std::this_thread::get_id() == caller) return;  // run in place, as pools do whose queue is full: the caller works anyway
+      Help(pool, std::exchange(assignment, {}));
+    });
   }
   job->Work(0);
   // What is left runs on a helper right now.

@@ -5,6 +5,9 @@
 
 #include <cstdint>
 
+// Inlined even without optimisation: never a symbol of an object file.
+#define TFCOMPRESS_INLINE inline __attribute__((always_inline))
+
 namespace tfcompress {
 
 enum class ElementType : int { kFloat32, kBFloat16, kFloat16, kInt32 };

@@ -8,14 +8,6 @@
 #include <simde/x86/avx512.h>
 #include <simde/x86/fma.h>
 
-// Not in SIMDe 0.8.2.
-static inline simde__m512i EmulatedCvtepu8Epi16(simde__m256i bytes) {
-  simde__m512i_private to;
-  const simde__m256i_private from = simde__m256i_to_private(bytes);
-  for (int i = 0; i < 32; ++i) to.u16[i] = from.u8[i];
-  return simde__m512i_from_private(to);
-}
-#define _mm512_cvtepu8_epi16(bytes) EmulatedCvtepu8Epi16(bytes)
 #define TFCOMPRESS_KEEP_ORDER(reg) \
   do {                             \
   } while (false)

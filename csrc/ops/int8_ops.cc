@@ -26,12 +26,21 @@ using ::tensorflow::shape_inference::DimensionHandle;
 using ::tensorflow::shape_inference::InferenceContext;
 using ::tensorflow::shape_inference::ShapeHandle;
 
+// More do not fit into any memory; their number of bytes fits into an int64_t.
+constexpr int64_t kMostOutFeatures = int64_t{1} << 40;
+
 // x [..., K], kernel [PackedBytes(K, N)], scale [N], then at most one each of x_scale [1], mean [N], bias [N].
 absl::Status Int8MatMulShape(InferenceContext* c) {
   ShapeHandle x, kernel, scale;
   TF_RETURN_IF_ERROR(c->WithRankAtLeast(c->input(0), 1, &x));
   TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 1, &kernel));
   TF_RETURN_IF_ERROR(c->WithRank(c->input(2), 1, &scale));
+  std::vector<ShapeHandle> x_scales;
+  TF_RETURN_IF_ERROR(c->input("x_scale", &x_scales));
+  for (const ShapeHandle& handle : x_scales) {
+    ShapeHandle unused;
+    TF_RETURN_IF_ERROR(c->Merge(handle, c->Vector(1), &unused));
+  }
   DimensionHandle n = c->Dim(scale, 0);
   for (const char* name : {"mean", "bias"}) {
     std::vector<ShapeHandle> handles;
@@ -43,8 +52,9 @@ absl::Status Int8MatMulShape(InferenceContext* c) {
     }
   }
   const DimensionHandle k = c->Dim(x, -1);
-  // Larger in_features are refused when the op runs, with a message of their own.
-  if (c->ValueKnown(k) && c->ValueKnown(n) && c->Value(k) <= int8::kMaxInFeatures) {
+  // Larger ones are refused when the op runs, with a message of their own.
+  if (c->ValueKnown(k) && c->ValueKnown(n) && c->Value(k) <= int8::kMaxInFeatures &&
+      c->Value(n) <= kMostOutFeatures) {
     DimensionHandle unused;
     const absl::Status status = c->WithValue(c->Dim(kernel, 0), int8::PackedBytes(c->Value(k), c->Value(n)), &unused);
     if (!status.ok()) {
@@ -202,7 +212,7 @@ class Int8MatMulOp : public OpKernel {
     OP_REQUIRES(ctx, error.empty(), absl::InvalidArgumentError(absl::StrCat(kOp, ": ", error)));
 
     TensorShape y_shape = x.shape();
-    y_shape.set_dim(x.dims() - 1, args.n);
+    OP_REQUIRES_OK(ctx, y_shape.SetDimWithStatus(x.dims() - 1, args.n));
     Tensor* y = nullptr;
     OP_REQUIRES_OK(ctx, ctx->allocate_output(0, y_shape, &y));
     args.y = y->data();

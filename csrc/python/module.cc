@@ -3,12 +3,14 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "base/cpu.h"
@@ -22,8 +24,11 @@ namespace py = pybind11;
 namespace tfcompress {
 namespace {
 
+constexpr int kMostThreads = 256;
+
+// Floating-point arrays are converted to float32; integers must have the type that is asked for: nothing is cut off silently.
 template <typename T>
-using Dense = py::array_t<T, py::array::c_style | py::array::forcecast>;
+using Dense = py::array_t<T, std::is_floating_point<T>::value ? py::array::c_style | py::array::forcecast : py::array::c_style>;
 using OptionalFloats = std::optional<Dense<float>>;
 
 std::string ShapeOf(const py::array& array) {
@@ -73,7 +78,7 @@ class SharedPools {
  public:
   template <typename F>
   void With(int num_threads, const F& f) {
-    Require(num_threads >= 1 && num_threads <= 1024, "`threads` must be from 1 to 1024; received " + std::to_string(num_threads) + ".");
+    Require(num_threads >= 1 && num_threads <= kMostThreads, "`threads` must be from 1 to " + std::to_string(kMostThreads) + "; received " + std::to_string(num_threads) + ".");
     py::gil_scoped_release release;
     if (num_threads == 1) {
       SingleThread single;

@@ -45,7 +45,8 @@ double BestRate(ThreadPool* pool, int bursts, const F& loop) {
 
 constexpr long kBurstIterations = 1000000;  // some milliseconds
 constexpr long kL2Bytes = 192 << 10;
-constexpr long kDramBytes = 128 << 20;
+constexpr long kDramBytes = 128 << 20;       // a thread, but
+constexpr long kMostDramBytes = 2048L << 20;  // in all
 
 }  // namespace
 
@@ -56,14 +57,15 @@ Peaks MeasurePeaks(Tier tier, ThreadPool* pool) {
   peaks.float32_gflops = BestRate(pool, 20, [&](int64_t) { return loops.float32(kBurstIterations); });
   peaks.int8_gops = BestRate(pool, 20, [&](int64_t) { return loops.int8(kBurstIterations); });
   std::vector<std::vector<char>> bytes(threads);
-  for (auto& b : bytes) b.assign(kDramBytes, 1);
+  const long dram_bytes = std::min(kDramBytes, kMostDramBytes / pool->NumThreads());
+  for (auto& b : bytes) b.assign(static_cast<size_t>(dram_bytes), 1);
   const auto read = [&](long count, long iterations) {
     return [&loops, &bytes, count, iterations](int64_t t) {
       return loops.read(bytes[static_cast<size_t>(t)].data(), count, iterations);
     };
   };
   peaks.l2_read_gbs = BestRate(pool, 20, read(kL2Bytes, 500));
-  peaks.dram_read_gbs = BestRate(pool, 5, read(kDramBytes, 1));
+  peaks.dram_read_gbs = BestRate(pool, 5, read(dram_bytes, 1));
   return peaks;
 }
 

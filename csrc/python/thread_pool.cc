@@ -8,10 +8,17 @@ constexpr int kSpins = 20000;  // a few tens of microseconds
 }  // namespace
 
 WorkerThreads::WorkerThreads(int num_threads) {
-  for (int i = 1; i < num_threads; ++i) threads_.emplace_back([this, i] { Loop(i); });
+  try {
+    for (int i = 1; i < num_threads; ++i) threads_.emplace_back([this, i] { Loop(i); });
+  } catch (...) {  // no more threads are to be had: those that have started must end before their pool does
+    Stop();
+    throw;
+  }
 }
 
-WorkerThreads::~WorkerThreads() {
+WorkerThreads::~WorkerThreads() { Stop(); }
+
+void WorkerThreads::Stop() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     job_ = nullptr;

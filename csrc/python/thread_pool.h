@@ -25,6 +25,7 @@ class WorkerThreads final : public ThreadPool {
 
  private:
   void Loop(int worker);
+  void Stop();
 
   std::vector<std::thread> threads_;
   std::mutex mutex_;

@@ -1,6 +1,7 @@
 // Both thread pools under load: every task runs exactly once, before Run returns, on a worker that no other task uses at that time;
 // several callers share one pool; helpers come late, or never in time. Built with ThreadSanitizer, it looks for races too.
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <cstdio>
@@ -104,7 +105,29 @@ void Drive(ThreadPool* pool, int rounds, unsigned seed) {
   }
 }
 
+// A stream of jobs without gaps must not keep the pool's thread from its other work.
+void TestOthersAreServed() {
+  Closures closures(1);
+  std::atomic<bool> stop{false}, served{false};
+  std::thread stream([&] {
+    HelperThreads pool(&closures, 2);
+    std::atomic<int64_t> work{0};
+    while (!stop) pool.Run(1, 8, [&](int64_t, int64_t, int) { work.fetch_add(1); });
+  });
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  for (int i = 0; i < 20; ++i) {
+    served = false;
+    closures.Schedule([&served] { served = true; });
+    const auto start = std::chrono::steady_clock::now();
+    while (!served && std::chrono::steady_clock::now() - start < std::chrono::seconds(5)) std::this_thread::yield();
+    Expect(served, "a closure of somebody else runs while jobs stream");
+  }
+  stop = true;
+  stream.join();
+}
+
 int Main() {
+  TestOthersAreServed();
   for (int threads : {1, 2, 3, 8}) {
     WorkerThreads pool(threads);
     Drive(&pool, 2000, 1);

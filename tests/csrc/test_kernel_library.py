@@ -1,5 +1,6 @@
 """Builds the C++ kernel library in the ways that no wheel does, and runs its own tests."""
 
+import platform
 import re
 import subprocess
 from pathlib import Path
@@ -35,6 +36,12 @@ def test_kernels_under_sanitizers(tmp_path: Path, sanitizers: str) -> None:
     assert run(str(tmp_path / "tests/csrc/parallel_test")).endswith("OK\n")
 
 
+x86_64 = pytest.mark.skipif(
+    platform.machine() != "x86_64", reason="the instruction-set tiers are those of x86-64"
+)
+
+
+@x86_64
 def test_avx512_source_on_any_machine(tmp_path: Path) -> None:
     """The AVX-512 files, compiled against SIMDe, compute what plain loops compute."""
     # -O1: emulated intrinsics inside unrolled tiles take minutes to optimise fully.
@@ -48,6 +55,7 @@ def test_avx512_source_on_any_machine(tmp_path: Path) -> None:
     assert "avx512vnni: 0 failures" in output
 
 
+@x86_64
 def test_instruction_set_files_share_no_code_with_others(tmp_path: Path) -> None:
     """An inline function compiled with AVX-512 must not be what the linker picks for everybody."""
     build(tmp_path)

@@ -38,9 +38,9 @@ inline constexpr int64_t kZeroPoint = 128;
 inline constexpr int64_t kMaxInFeatures = 65536;
 static_assert(127 * 255 * kMaxInFeatures < (int64_t{1} << 31), "sums must fit into int32");
 
-inline constexpr int64_t RoundUp(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
-inline constexpr int64_t PackedBytes(int64_t k, int64_t n) { return RoundUp(k, kGroup) * RoundUp(n, kPanelQuantum); }
-inline constexpr int64_t NumPanels(int64_t n) { return (n + kPanelWidth - 1) / kPanelWidth; }
+TFCOMPRESS_INLINE constexpr int64_t RoundUp(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+TFCOMPRESS_INLINE constexpr int64_t PackedBytes(int64_t k, int64_t n) { return RoundUp(k, kGroup) * RoundUp(n, kPanelQuantum); }
+TFCOMPRESS_INLINE constexpr int64_t NumPanels(int64_t n) { return (n + kPanelWidth - 1) / kPanelWidth; }
 
 // `weights` is [k, n], row-major. Values of -128 are kept as they are. Writes PackedBytes(k, n) bytes.
 void Pack(const int8_t* weights, int64_t k, int64_t n, uint8_t* packed);

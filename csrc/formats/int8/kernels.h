@@ -1,4 +1,4 @@
-// The table that every instruction-set file fills and that select.cc picks from.
+// The table that every instruction-set file fills and that matmul.cc picks from.
 #ifndef TFCOMPRESS_FORMATS_INT8_KERNELS_H_
 #define TFCOMPRESS_FORMATS_INT8_KERNELS_H_
 
@@ -36,10 +36,10 @@ inline constexpr int64_t kFloatColumns = 32;
 inline constexpr int64_t kFloatBlockRows = 96;
 
 // Strides of scratch rows: whole cache lines, one line off the powers of two whose rows would share cache sets.
-inline constexpr int64_t QuantizedStrideBytes(int64_t k, int64_t x_group_bytes) {
+TFCOMPRESS_INLINE constexpr int64_t QuantizedStrideBytes(int64_t k, int64_t x_group_bytes) {
   return RoundUp(RoundUp(k, kGroup) / kGroup * x_group_bytes, 64) + 64;
 }
-inline constexpr int64_t FloatStrideBytes(int64_t k) { return RoundUp(k * 4, 64) + 64; }
+TFCOMPRESS_INLINE constexpr int64_t FloatStrideBytes(int64_t k) { return RoundUp(k * 4, 64) + 64; }
 
 // Of the last activations that were quantised into a worker's scratch memory, at its beginning. The values follow.
 struct RowScale {
@@ -53,12 +53,12 @@ struct ScratchHeader {
 inline constexpr int64_t kHeaderBytes = RoundUp(sizeof(ScratchHeader), 64);
 
 // The most rows that a worker holds at a time.
-inline constexpr int64_t MostRowsHeld(const MatMulArgs& args) {
+TFCOMPRESS_INLINE constexpr int64_t MostRowsHeld(const MatMulArgs& args) {
   return args.activations == Activations::kFloat ? kFloatBlockRows : kMaxBlockRows;
 }
 
 // What a worker needs for blocks of `rows` rows. Its header must be cleared before the first call.
-inline constexpr int64_t ScratchBytes(const MatMulArgs& args, const Kernels& kernels, int64_t rows) {
+TFCOMPRESS_INLINE constexpr int64_t ScratchBytes(const MatMulArgs& args, const Kernels& kernels, int64_t rows) {
   const int64_t held = rows < MostRowsHeld(args) ? rows : MostRowsHeld(args);
   if (args.activations == Activations::kFloat) {
     const int64_t converted = args.x_type == ElementType::kFloat32 ? 0 : FloatStrideBytes(args.k);

@@ -74,7 +74,8 @@ Plan MakePlan(const MatMulArgs& args, const Kernels& kernels, int num_threads) {
       const int64_t parts = std::min({panels, DivideUp(threads * kTasksPerThread, row_parts), whole_tasks});
       best = {row_parts, threads > 1 ? parts : 1, rows_per_part, threads};
     }
-    if (++row_parts > std::min<int64_t>(num_threads, args.m)) break;
+    row_parts *= 2;  // few enough plans for many threads too
+    if (row_parts > std::min<int64_t>(num_threads, args.m)) break;
   }
   return best;
 }
@@ -94,8 +95,8 @@ std::string CheckMatMul(const MatMulArgs& args) {
   if ((raw_sums || args.row_scale != nullptr) && args.activations == Activations::kFloat) {
     return "integer sums and row scales exist only where activations are quantised";
   }
-  if (args.activations == Activations::kStatic && !(args.x_scale >= 0x1p-126f && args.x_scale <= 0x1p+100f)) {
-    return "x_scale must be a finite number of at least 2^-126 and at most 2^100; received " + std::to_string(args.x_scale);
+  if (args.activations == Activations::kStatic && !(args.x_scale >= 0x1p-110f && args.x_scale <= 0x1p+100f)) {
+    return "x_scale must be a finite number of at least 2^-110 and at most 2^100; received " + std::to_string(args.x_scale);
   }
   return "";
 }
