@@ -2,7 +2,7 @@
 PYTHON ?= python
 BUILD ?= build/dev
 
-.PHONY: build test test-cxx lint format
+.PHONY: build test lint format
 
 build: ## in-place developer build: libraries go into tfcompress_ops/; seconds when one kernel file changes
 	@test -f $(BUILD)/build.ninja || cmake -S . -B $(BUILD) -G Ninja -DTFCOMPRESS_IN_PLACE=ON -DPython_EXECUTABLE=$$($(PYTHON) -c 'import sys; print(sys.executable)') -Dpybind11_DIR=$$($(PYTHON) -m pybind11 --cmakedir)

@@ -142,6 +142,7 @@ class TestInfo:
         assert found["kernels"]["int8"] == kernels.int8_variants()
         assert found["formats"]["int8"] == [label for label, _ in tfc.Int8.variants()]
         assert found["threads"]["intra_op"] >= 1
+        assert Path(found["build"]["op_library"]).is_file()
 
     def test_peaks(self, monkeypatch):
         monkeypatch.setattr(environment, "peaks", lambda threads: {"int8_gops": 10.0 * threads})

@@ -8,6 +8,7 @@ import os
 import platform
 from typing import Any
 
+from tfcompress_ops import _loader
 from tfcompress_ops._version import __version__
 
 _DISTRIBUTIONS = ("keras", "numpy")
@@ -54,8 +55,7 @@ def binary_size(size_bytes: int) -> str:
 
 def _load_problem() -> str | None:
     try:
-        loader = importlib.import_module("tfcompress_ops._loader")
-        loader.load()
+        _loader.load()
     except ImportError as error:
         return str(error)
     return None
@@ -82,12 +82,13 @@ def _build() -> dict[str, str | None]:
     try:
         config = importlib.import_module("tfcompress_ops._build_config")
     except ImportError:
-        return {"tensorflow": None, "cuda": None, "type": None, "compiler": None}
+        return dict.fromkeys(("tensorflow", "cuda", "type", "compiler", "op_library"))
     return {
         "tensorflow": config.TENSORFLOW_VERSION,
         "cuda": config.CUDA_VERSION,
         "type": config.BUILD_TYPE,
         "compiler": config.COMPILER,
+        "op_library": str(_loader.LIBRARY),
     }
 
 

@@ -61,6 +61,7 @@ def _software(found: dict[str, Any]) -> dict[str, str]:
         "TensorFlow": f"{tensorflow}, built for {build['tensorflow']}",
         "Keras": keras,
         "Python": f"{versions['python']}, NumPy {versions['numpy']}",
+        "Op library": build["op_library"] or "not built",
         "CUDA": build["cuda"] or "not in this build",
         "Threads": f"{intra_op} within an op, {inter_op} between ops; "
         f"{threads['available_cpus']} CPUs available",

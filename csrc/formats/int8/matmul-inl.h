@@ -115,7 +115,7 @@ RowScale QuantizeRow(const MatMulArgs& args, int64_t row, typename S::XElement* 
   float scale, inverse_scale;
   if (args.activations == Activations::kStatic) {
     scale = most > kInfinity ? nan : args.x_scale;
-    inverse_scale = args.x_scale == 0.0f ? 0.0f : 1.0f / args.x_scale;
+    inverse_scale = 1.0f / args.x_scale;
   } else if (most >= kInfinity) {
     scale = nan;
     inverse_scale = 0.0f;
