@@ -12,7 +12,17 @@ import pytest
 import tfcompress_ops as tfc
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-DOCUMENTED = ["compression", "formats.format", "formats.int8", "layers.dense", "ops", "reports"]
+DOCUMENTED = [
+    "callbacks",
+    "compression",
+    "formats.format",
+    "formats.int8",
+    "layers.dense",
+    "methods.pruning",
+    "ops",
+    "patterns",
+    "reports",
+]
 
 
 def test_article(capsys):

@@ -200,7 +200,13 @@ def test_cpu_info_and_variants() -> None:
     assert info["tiers"][0] == "portable"
     assert info["num_cpus"] >= 1
     variants = kernels.int8_variants()
-    assert [v["tier"] for v in variants] == ["portable", "avx2", "avx512", "avx512vnni"]
+    assert [v["tier"] for v in variants] == [
+        "portable",
+        "avx2",
+        "avx512",
+        "avx512vnni",
+        "avx512vbmi",
+    ]
     assert [v["tier"] for v in variants if v["available"]] == info["tiers"]
 
 

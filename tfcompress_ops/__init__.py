@@ -18,9 +18,10 @@ from tfcompress_ops import _loader
 from tfcompress_ops._version import __version__
 
 if TYPE_CHECKING:
-    from tfcompress_ops import formats, kernels, layers, ops
+    from tfcompress_ops import callbacks, formats, kernels, layers, ops
     from tfcompress_ops.compression import compress, decompress
-    from tfcompress_ops.formats import Format, Int8
+    from tfcompress_ops.formats import Format, Int8, Sparse
+    from tfcompress_ops.methods import prune
     from tfcompress_ops.reports import Report, report
 
 # Where each public name lives; one without a colon is a module.
@@ -28,12 +29,15 @@ _HOMES = {
     "Format": "formats:Format",
     "Int8": "formats:Int8",
     "Report": "reports:Report",
+    "Sparse": "formats:Sparse",
+    "callbacks": "callbacks",
     "compress": "compression:compress",
     "decompress": "compression:decompress",
     "formats": "formats",
     "kernels": "kernels",
     "layers": "layers",
     "ops": "ops",
+    "prune": "methods:prune",
     "report": "reports:report",
 }
 
@@ -41,13 +45,16 @@ __all__ = [
     "Format",
     "Int8",
     "Report",
+    "Sparse",
     "__version__",
+    "callbacks",
     "compress",
     "decompress",
     "formats",
     "kernels",
     "layers",
     "ops",
+    "prune",
     "report",
 ]
 

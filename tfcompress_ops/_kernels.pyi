@@ -29,6 +29,40 @@ def int8_sums(
     x_scale: float | None = None,
     threads: int = 1,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]: ...
+def sparse_pack(
+    weights: npt.NDArray[Any], reach: int = 64
+) -> tuple[
+    npt.NDArray[np.uint16],
+    npt.NDArray[np.uint8],
+    npt.NDArray[Any],
+    npt.NDArray[np.int32],
+    npt.NDArray[np.int32],
+]: ...
+def sparse_unpack(
+    windows: npt.NDArray[np.uint16],
+    indices: npt.NDArray[np.uint8],
+    values: npt.NDArray[Any],
+    panels: npt.NDArray[np.int32],
+    order: npt.NDArray[np.int32],
+    in_features: int,
+    reach: int = 64,
+) -> npt.NDArray[Any]: ...
+def sparse_matmul(
+    x: npt.NDArray[np.float32],
+    windows: npt.NDArray[np.uint16],
+    indices: npt.NDArray[np.uint8],
+    values: npt.NDArray[Any],
+    panels: npt.NDArray[np.int32],
+    order: npt.NDArray[np.int32],
+    scale: npt.NDArray[np.float32] | None = None,
+    bias: npt.NDArray[np.float32] | None = None,
+    x_scale: float | None = None,
+    activation: str = "linear",
+    reach: int = 64,
+    sums: bool = False,
+    threads: int = 1,
+) -> npt.NDArray[Any]: ...
+def sparse_variants() -> list[dict[str, Any]]: ...
 def cpu_info() -> dict[str, Any]: ...
 def int8_variants() -> list[dict[str, Any]]: ...
 def measure_peaks(threads: int = 1) -> dict[str, float]: ...

@@ -57,7 +57,7 @@ def compress(model: keras.Model, formats: Formats, calibration_data: Any = None)
         >>> small.get_layer("head").format
         Int8(activations='dynamic', center=False)
     """
-    _check_model(model)
+    check_model(model)
     chosen = _choose(model, formats)
     calibration = _calibrate(model, chosen, calibration_data)
 
@@ -70,7 +70,7 @@ def compress(model: keras.Model, formats: Formats, calibration_data: Any = None)
         except ValueError as error:
             raise ValueError(f"Layer {layer.name!r} cannot be compressed: {error}") from error
 
-    return _rebuild(model, replace)
+    return rebuild(model, replace)
 
 
 def decompress(model: keras.Model) -> keras.Model:
@@ -86,14 +86,78 @@ def decompress(model: keras.Model) -> keras.Model:
         TypeError: If `model` is not a Keras model.
         ValueError: If the model is subclassed or not built, or has no compressed layer.
     """
-    _check_model(model)
+    check_model(model)
     if not any(isinstance(layer, CompressedLayer) for layer in layer_paths(model).values()):
         raise ValueError(
             f"`model` must have compressed layers; received {model.name!r}, which has none."
         )
-    return _rebuild(
+    return rebuild(
         model, lambda layer: layer.to_layer() if isinstance(layer, CompressedLayer) else None
     )
+
+
+def check_model(model: Any) -> None:
+    """Checks that a model is one that can be rebuilt layer by layer.
+
+    Args:
+        model: What should be a built Sequential or Functional model.
+
+    Raises:
+        TypeError: If it is not a Keras model.
+        ValueError: If it is subclassed, or not built.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"`model` must be a keras.Model; received {type(model).__name__}. Load a file with "
+            "keras.saving.load_model first."
+        )
+    if not _is_graph(model):
+        raise ValueError(
+            f"`model` must be Sequential or Functional; received {model.name!r}, a subclassed "
+            f"model ({type(model).__name__}) whose graph of layers is not known. Rebuild it with "
+            "keras.Model(inputs, outputs), or use the Functional models inside it."
+        )
+    if not model.built:
+        raise ValueError(
+            f"`model` must be built; received {model.name!r}, which has no weights yet. Start it "
+            "with a keras.Input, or call it on data once."
+        )
+
+
+def rebuild(model: keras.Model, replace: Callable[[Layer], Layer | None]) -> keras.Model:
+    """Clones a model with some layers replaced; all others keep their weights and state.
+
+    Args:
+        model: A model that `check_model` accepts; it is left as it is.
+        replace: Called once with each layer that is not itself a Sequential or Functional model;
+            gives a built layer in its place, or `None` for a copy.
+
+    Returns:
+        A new model of the same structure, names and shared layers, compiled if `model` is.
+
+    Raises:
+        ValueError: If a layer cannot be copied from its configuration.
+    """
+    copies: dict[Layer, Layer] = {}
+
+    def clone(layer: Layer) -> Layer:
+        if layer not in copies:
+            copies[layer] = (
+                keras.models.clone_model(layer, clone_function=clone)
+                if _is_graph(layer)
+                else replace(layer) or _copy(layer)
+            )
+        return copies[layer]
+
+    with keras.saving.custom_object_scope(_compile_objects(model)), warnings.catch_warnings():
+        # A model compiled for XLA is recompiled without: the ops cannot be compiled by it.
+        warnings.filterwarnings("ignore", message="Model doesn't support `jit_compile=True`")
+        new_model = keras.models.clone_model(model, clone_function=clone)
+    for old, new in copies.items():
+        if type(old) is type(new) and not _is_graph(old):
+            _copy_variables(old, new)
+    _copy_trainable(model, new_model)
+    return new_model
 
 
 def layer_paths(model: keras.Model) -> dict[str, Layer]:
@@ -174,25 +238,6 @@ def _is_graph(layer: Layer) -> bool:
     if isinstance(layer, keras.Sequential):
         return type(layer).call is keras.Sequential.call
     return isinstance(layer, Functional) and type(layer).call is Functional.call
-
-
-def _check_model(model: Any) -> None:
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            f"`model` must be a keras.Model; received {type(model).__name__}. Load a file with "
-            "keras.saving.load_model first."
-        )
-    if not _is_graph(model):
-        raise ValueError(
-            f"`model` must be Sequential or Functional; received {model.name!r}, a subclassed "
-            f"model ({type(model).__name__}) whose graph of layers is not known. Rebuild it with "
-            "keras.Model(inputs, outputs), or compress the Functional models inside it."
-        )
-    if not model.built:
-        raise ValueError(
-            f"`model` must be built; received {model.name!r}, which has no weights yet. Start it "
-            "with a keras.Input, or call it on data once."
-        )
 
 
 def _choose(model: keras.Model, formats: Formats) -> dict[Layer, Format]:
@@ -286,30 +331,6 @@ def _calibrate(model: keras.Model, chosen: Mapping[Layer, Format], data: Any) ->
             f"{missed} was seen."
         )
     return states
-
-
-def _rebuild(model: keras.Model, replace: Callable[[Layer], Layer | None]) -> keras.Model:
-    """Clones a model with some layers replaced; all others keep their weights and state."""
-    copies: dict[Layer, Layer] = {}
-
-    def clone(layer: Layer) -> Layer:
-        if layer not in copies:
-            copies[layer] = (
-                keras.models.clone_model(layer, clone_function=clone)
-                if _is_graph(layer)
-                else replace(layer) or _copy(layer)
-            )
-        return copies[layer]
-
-    with keras.saving.custom_object_scope(_compile_objects(model)), warnings.catch_warnings():
-        # A model compiled for XLA is recompiled without: the ops cannot be compiled by it.
-        warnings.filterwarnings("ignore", message="Model doesn't support `jit_compile=True`")
-        new_model = keras.models.clone_model(model, clone_function=clone)
-    for old, new in copies.items():
-        if type(old) is type(new) and not _is_graph(old):
-            _copy_variables(old, new)
-    _copy_trainable(model, new_model)
-    return new_model
 
 
 def _copy_variables(old: Layer, new: Layer) -> None:

@@ -14,6 +14,10 @@ from tfcompress_ops._kernels import (
     int8_unpack,
     int8_variants,
     measure_peaks,
+    sparse_matmul,
+    sparse_pack,
+    sparse_unpack,
+    sparse_variants,
 )
 
 __all__ = [
@@ -26,4 +30,8 @@ __all__ = [
     "int8_unpack",
     "int8_variants",
     "measure_peaks",
+    "sparse_matmul",
+    "sparse_pack",
+    "sparse_unpack",
+    "sparse_variants",
 ]

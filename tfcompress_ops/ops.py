@@ -120,12 +120,7 @@ def int8_matmul(
             "`x_scale` must be given with activations='static', and only then; received "
             f"x_scale={x_scale!r} with activations={activations!r}."
         )
-    x = tf.convert_to_tensor(x)
-    if x.dtype not in _X_DTYPES:
-        raise TypeError(
-            f"`x` must be float32, bfloat16 or float16; received {x.dtype.name} "
-            f"(shape {x.shape}). Cast it with tf.cast(x, 'float32')."
-        )
+    x = _check_x(x)
     name, rest = fused_activation_name(activation)
     y = _module.tfcompress_int8_mat_mul(
         x,
@@ -160,9 +155,114 @@ def int8_unpack(kernel: Any, scale: Any, in_features: int, *, mean: Any = None) 
     )
 
 
+def sparse_matmul(
+    x: Any,
+    windows: Any,
+    indices: Any,
+    values: Any,
+    panels: Any,
+    order: Any,
+    *,
+    scale: Any = None,
+    x_scale: Any = None,
+    bias: Any = None,
+    activation: Activation = None,
+    reach: int = 64,
+) -> tf.Tensor:
+    """Multiplies by pruned weights, in one op from `x` to the activation.
+
+    `y = activation(x @ w + bias)`, where `w` is what the packed arrays of `tfc.Sparse` stand for.
+    With int8 values `x` is quantised first, as in `int8_matmul`: each row by its largest magnitude,
+    or by `x_scale`. The gradient with respect to `x` goes through the float32 weights that the
+    arrays stand for; `bias` has its gradient too, and so have float32 `values` (the sampled
+    dense-dense product: only at the stored weights).
+
+    Float values take `x` as it is. An infinity or a NaN in a row of `x` makes some or all of its
+    outputs infinite or NaN, since zeros are not multiplied. With int8 values special values are
+    treated as in `int8_matmul`.
+
+    Args:
+        x: float32, bfloat16 or float16 tensor `[..., in_features]`, rank >= 1.
+        windows: uint16 `[steps]`, as `tfc.Sparse` packs it, and so the four that follow.
+        indices: uint8 `[steps, 16 * entries]`.
+        values: float32, bfloat16 or int8 `[steps, 16 * entries]`.
+        panels: int32 `[ceil(out_features / 16) + 1]`.
+        order: int32 `[out_features]`.
+        scale: float32 `[out_features]`, given exactly with int8 values.
+        x_scale: float32 `[1]`, the step of a quantised `x`, or `None`: found for each row.
+        bias: floating-point `[out_features]` or `None`.
+        activation: Anything that `keras.activations.get` accepts, or `"gelu_tanh"`. Fused where
+            `fused_activation_name` says so, otherwise it runs on the op's output.
+        reach: Inputs that a step reaches, 64, or with int8 values 128.
+
+    Returns:
+        Tensor `[..., out_features]` of `x`'s dtype.
+
+    Raises:
+        TypeError: If `x` has another dtype.
+        ValueError: If `activation` is unknown.
+        tf.errors.InvalidArgumentError: If shapes do not fit (`ValueError` while a graph is traced),
+            or the arrays are no packed matrix.
+
+    References:
+        The step that is pruned, N:M and balanced: see `tfc.Sparse`.
+    """
+    x = _check_x(x)
+    name, rest = fused_activation_name(activation)
+    y = _module.tfcompress_sparse_mat_mul(
+        x,
+        windows,
+        indices,
+        values,
+        panels,
+        order,
+        scale=_optional(scale),
+        x_scale=_optional(x_scale),
+        bias=_optional(bias),
+        reach=reach,
+        activations="dynamic" if x_scale is None else "static",
+        activation=name,
+    )
+    return y if rest is None else rest(y)
+
+
+def _check_x(x: Any) -> tf.Tensor:
+    x = tf.convert_to_tensor(x)
+    if x.dtype not in _X_DTYPES:
+        raise TypeError(
+            f"`x` must be float32, bfloat16 or float16; received {x.dtype.name} "
+            f"(shape {x.shape}). Cast it with tf.cast(x, 'float32')."
+        )
+    return x
+
+
 def _optional(value: Any) -> list[tf.Tensor]:
     """The list of none or one float32 tensor that the ops take an optional input as."""
     return [] if value is None else [tf.cast(value, tf.float32)]
+
+
+def _activation_gradient(
+    op: Any, dy: tf.Tensor, linear: Callable[[], tf.Tensor], weights: tf.Tensor
+) -> tf.Tensor:
+    """The gradient before the op's activation, float32 `[rows, out_features]`.
+
+    `linear` computes the op's result without its activation.
+    """
+    dz = tf.cast(dy, tf.float32)
+    activation = op.get_attr("activation").decode()
+    if activation != "linear":
+        z = linear()
+        with tf.GradientTape() as tape:
+            tape.watch(z)
+            y = _FUSED[activation](z)
+        dz = tape.gradient(y, z, output_gradients=dz)
+    rows = tf.reduce_prod(tf.shape(dy)[:-1])
+    return tf.reshape(dz, tf.stack([rows, tf.shape(weights)[1]]))
+
+
+def _x_gradient(dz: tf.Tensor, weights: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    dx = tf.reshape(tf.matmul(dz, weights, transpose_b=True), tf.shape(x))
+    return tf.cast(dx, x.dtype)
 
 
 def _int8_matmul_gradient(op: Any, dy: tf.Tensor) -> list[tf.Tensor | None]:
@@ -173,10 +273,8 @@ def _int8_matmul_gradient(op: Any, dy: tf.Tensor) -> list[tf.Tensor | None]:
     mean = list(itertools.islice(inputs, op.get_attr("num_mean")))
     bias = list(inputs)
 
-    dz = tf.cast(dy, tf.float32)
-    activation = op.get_attr("activation").decode()
-    if activation != "linear":
-        z = _module.tfcompress_int8_mat_mul(
+    def linear() -> tf.Tensor:
+        return _module.tfcompress_int8_mat_mul(
             tf.cast(x, tf.float32),
             kernel,
             scale,
@@ -186,17 +284,12 @@ def _int8_matmul_gradient(op: Any, dy: tf.Tensor) -> list[tf.Tensor | None]:
             activations=op.get_attr("activations").decode(),
             activation="linear",
         )
-        with tf.GradientTape() as tape:
-            tape.watch(z)
-            y = _FUSED[activation](z)
-        dz = tape.gradient(y, z, output_gradients=dz)
 
     weights = _unpack_for(x, kernel, scale, mean)
-    rows = tf.reduce_prod(tf.shape(x)[:-1])
-    dz = tf.reshape(dz, tf.stack([rows, tf.shape(weights)[1]]))
-    dx = tf.reshape(tf.matmul(dz, weights, transpose_b=True), tf.shape(x))
+    dz = _activation_gradient(op, dy, linear, weights)
     dbias = [tf.reduce_sum(dz, axis=0) for _ in bias]
-    return [tf.cast(dx, x.dtype), None, None, *[None for _ in x_scale + mean], *dbias]
+    dx = _x_gradient(dz, weights, x)
+    return [dx, None, None, *[None for _ in x_scale + mean], *dbias]
 
 
 tf.RegisterGradient("Tfcompress>Int8MatMul")(_int8_matmul_gradient)
@@ -220,3 +313,52 @@ def _unpack_for(
     padded = 4 * (packed_bytes // kernels.int8_packed_size(4, out_features))
     weights = _module.tfcompress_int8_unpack(kernel, scale, mean=mean, in_features=padded)
     return weights[: tf.shape(x)[-1]]
+
+
+def _sparse_matmul_gradient(op: Any, dy: tf.Tensor) -> list[tf.Tensor | None]:
+    """Gradient with respect to `x`, float `values` and `bias`."""
+    inputs = iter(op.inputs)
+    x = next(inputs)
+    windows, indices, values, panels, order = itertools.islice(inputs, 5)
+    scale = list(itertools.islice(inputs, op.get_attr("num_scale")))
+    x_scale = list(itertools.islice(inputs, op.get_attr("num_x_scale")))
+    bias = list(inputs)
+    reach = op.get_attr("reach")
+    if x.shape.rank is None or x.shape[-1] is None:
+        raise ValueError(
+            "`x` must have a known last dimension for the gradient of sparse_matmul; received "
+            f"shape {x.shape}. Set it with tf.ensure_shape."
+        )
+
+    def linear() -> tf.Tensor:
+        return _module.tfcompress_sparse_mat_mul(
+            tf.cast(x, tf.float32),
+            *(windows, indices, values, panels, order),
+            scale=scale,
+            x_scale=x_scale,
+            bias=bias,
+            reach=reach,
+            activations=op.get_attr("activations").decode(),
+            activation="linear",
+        )
+
+    weights = _module.tfcompress_sparse_unpack(
+        *(windows, indices, values, panels, order),
+        scale=scale,
+        in_features=x.shape[-1],
+        reach=reach,
+    )
+    dz = _activation_gradient(op, dy, linear, weights)
+    dvalues = None
+    if values.dtype != tf.int8:
+        rows = tf.reshape(tf.cast(x, tf.float32), [-1, x.shape[-1]])
+        gradient = _module.tfcompress_sparse_values_gradient(
+            rows, dz, windows, indices, panels, order, reach=reach
+        )
+        dvalues = tf.cast(gradient, values.dtype)
+    dbias = [tf.reduce_sum(dz, axis=0) for _ in bias]
+    packed = [None, None, dvalues, None, None]
+    return [_x_gradient(dz, weights, x), *packed, *[None for _ in scale + x_scale], *dbias]
+
+
+tf.RegisterGradient("Tfcompress>SparseMatMul")(_sparse_matmul_gradient)

@@ -63,7 +63,8 @@ Tier Detect() {
   const X86Features f = ReadFeatures();
   if (!(f.avx2 && f.fma && f.f16c)) return Tier::kPortable;
   if (!(f.avx512f && f.avx512bw && f.avx512vl && f.avx512dq)) return Tier::kAvx2;
-  return f.avx512vnni ? Tier::kAvx512Vnni : Tier::kAvx512;
+  if (!f.avx512vnni) return Tier::kAvx512;
+  return f.avx512vbmi && f.avx512vpopcntdq ? Tier::kAvx512Vbmi : Tier::kAvx512Vnni;
 }
 
 #else

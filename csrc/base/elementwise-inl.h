@@ -23,6 +23,8 @@ TFCOMPRESS_INLINE To BitCast(From from) {
   return to;
 }
 
+TFCOMPRESS_INLINE int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
+
 TFCOMPRESS_INLINE float Abs(float x) { return BitCast<float>(BitCast<uint32_t>(x) & 0x7fffffffu); }
 
 // 1.5 * 2^23: adding it rounds |x| < 2^22 to the nearest integer (ties to even) and leaves that integer in the low mantissa bits.

@@ -7,6 +7,10 @@
 
 // Inlined even without optimisation: never a symbol of an object file.
 #define TFCOMPRESS_INLINE inline __attribute__((always_inline))
+// Tiles are not inlined: each gets the registers to itself.
+#define TFCOMPRESS_NOINLINE __attribute__((noinline))
+// Before every loop over registers: a register array that is indexed at run time lives in memory.
+#define TFCOMPRESS_UNROLL _Pragma("GCC unroll 32")
 
 namespace tfcompress {
 

@@ -1,8 +1,6 @@
 // TensorFlow's view of csrc/formats/int8: op definitions, shape functions and kernels. Thin: check, allocate, call.
 #include <cstdint>
-#include <initializer_list>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -42,15 +40,7 @@ absl::Status Int8MatMulShape(InferenceContext* c) {
     TF_RETURN_IF_ERROR(c->Merge(handle, c->Vector(1), &unused));
   }
   DimensionHandle n = c->Dim(scale, 0);
-  for (const char* name : {"mean", "bias"}) {
-    std::vector<ShapeHandle> handles;
-    TF_RETURN_IF_ERROR(c->input(name, &handles));
-    for (const ShapeHandle& handle : handles) {
-      ShapeHandle vector;
-      TF_RETURN_IF_ERROR(c->WithRank(handle, 1, &vector));
-      TF_RETURN_IF_ERROR(c->Merge(n, c->Dim(vector, 0), &n));
-    }
-  }
+  TF_RETURN_IF_ERROR(MergeVectors(c, {"mean", "bias"}, &n));
   const DimensionHandle k = c->Dim(x, -1);
   // Larger ones are refused when the op runs, with a message of their own.
   if (c->ValueKnown(k) && c->ValueKnown(n) && c->Value(k) <= int8::kMaxInFeatures &&
@@ -114,44 +104,6 @@ REGISTER_OP("Tfcompress>Int8Unpack")
       return absl::OkStatus();
     })
     .Doc("The float32 weights [in_features, out_features] that packed int8 weights stand for: scale * w_q (+ mean).");
-
-// Optional inputs are lists of 0 or 1 vectors behind the three required inputs, in this order. Where each lies is found once: a look-up by
-// name at every step would cost as much as a small layer.
-class OptionalInputs {
- public:
-  absl::Status Init(OpKernelConstruction* ctx, const char* op, std::initializer_list<const char*> names) {
-    int index = ctx->num_inputs();
-    for (const char* name : names) {
-      int count;
-      TF_RETURN_IF_ERROR(ctx->GetAttr(absl::StrCat("num_", name), &count));
-      if (count > 1) {
-        return absl::InvalidArgumentError(absl::StrCat(op, ": ", name, " takes at most one tensor; received ", count));
-      }
-      index -= count;
-    }
-    op_ = op;
-    for (const char* name : names) {
-      int count;
-      TF_RETURN_IF_ERROR(ctx->GetAttr(absl::StrCat("num_", name), &count));
-      inputs_.push_back({name, count == 0 ? -1 : index++});
-    }
-    return absl::OkStatus();
-  }
-
-  // The i-th of `names`: its values if it is given and has shape [n], null if it is not given.
-  absl::Status Get(OpKernelContext* ctx, int i, int64_t n, const float** values) const {
-    *values = nullptr;
-    const auto& [name, index] = inputs_[i];
-    if (index < 0) return absl::OkStatus();
-    TF_RETURN_IF_ERROR(CheckVector(op_, name, ctx->input(index), n));
-    *values = ctx->input(index).flat<float>().data();
-    return absl::OkStatus();
-  }
-
- private:
-  const char* op_ = nullptr;
-  std::vector<std::pair<const char*, int>> inputs_;
-};
 
 // Kernel and scale agree about [k, n]; n is scale's length.
 absl::Status CheckPacked(const char* op, const Tensor& kernel, const Tensor& scale, int64_t k) {

@@ -8,9 +8,13 @@
 
 namespace tfcompress {
 
+using ::tensorflow::OpKernelConstruction;
 using ::tensorflow::OpKernelContext;
 using ::tensorflow::Tensor;
 using ::tensorflow::TensorShape;
+using ::tensorflow::shape_inference::DimensionHandle;
+using ::tensorflow::shape_inference::InferenceContext;
+using ::tensorflow::shape_inference::ShapeHandle;
 
 TensorFlowThreads::TensorFlowThreads(OpKernelContext* ctx)
     : workers_(ctx->device()->tensorflow_cpu_worker_threads()->workers),
@@ -26,6 +30,47 @@ absl::Status Workspace::Allocate(OpKernelContext* ctx, int64_t bytes) {
   TF_RETURN_IF_ERROR(ctx->allocate_temp(tensorflow::DT_UINT8, TensorShape({bytes + 64}), &tensor_));
   const auto address = reinterpret_cast<uintptr_t>(tensor_.data());
   data_ = reinterpret_cast<void*>((address + 63) / 64 * 64);
+  return absl::OkStatus();
+}
+
+absl::Status OptionalInputs::Init(OpKernelConstruction* ctx, const char* op, std::initializer_list<const char*> names) {
+  int index = ctx->num_inputs();
+  for (const char* name : names) {
+    int count;
+    TF_RETURN_IF_ERROR(ctx->GetAttr(absl::StrCat("num_", name), &count));
+    if (count > 1) {
+      return absl::InvalidArgumentError(absl::StrCat(op, ": ", name, " takes at most one tensor; received ", count));
+    }
+    index -= count;
+  }
+  op_ = op;
+  for (const char* name : names) {
+    int count;
+    TF_RETURN_IF_ERROR(ctx->GetAttr(absl::StrCat("num_", name), &count));
+    inputs_.push_back({name, count == 0 ? -1 : index++});
+  }
+  return absl::OkStatus();
+}
+
+absl::Status OptionalInputs::Get(OpKernelContext* ctx, int i, int64_t n, const float** values) const {
+  *values = nullptr;
+  const auto& [name, index] = inputs_[i];
+  if (index < 0) return absl::OkStatus();
+  TF_RETURN_IF_ERROR(CheckVector(op_, name, ctx->input(index), n));
+  *values = ctx->input(index).flat<float>().data();
+  return absl::OkStatus();
+}
+
+absl::Status MergeVectors(InferenceContext* c, std::initializer_list<const char*> names, DimensionHandle* n) {
+  for (const char* name : names) {
+    std::vector<ShapeHandle> handles;
+    TF_RETURN_IF_ERROR(c->input(name, &handles));
+    for (const ShapeHandle& handle : handles) {
+      ShapeHandle vector;
+      TF_RETURN_IF_ERROR(c->WithRank(handle, 1, &vector));
+      TF_RETURN_IF_ERROR(c->Merge(*n, c->Dim(vector, 0), n));
+    }
+  }
   return absl::OkStatus();
 }
 

@@ -3,7 +3,10 @@
 #define TFCOMPRESS_OPS_OP_SUPPORT_H_
 
 #include <cstdint>
+#include <initializer_list>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -11,6 +14,7 @@
 #include "base/parallel.h"
 #include "base/types.h"
 #include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/shape_inference.h"
 
 namespace tfcompress {
 
@@ -39,11 +43,28 @@ class Workspace {
   void* data_ = inline_;
 };
 
+// Optional inputs are lists of 0 or 1 vectors behind the required inputs, in this order. Where each lies is found once: a look-up by
+// name at every step would cost as much as a small layer.
+class OptionalInputs {
+ public:
+  absl::Status Init(tensorflow::OpKernelConstruction* ctx, const char* op, std::initializer_list<const char*> names);
+  // The i-th of `names`: its values if it is given and has shape [n], null if it is not given.
+  absl::Status Get(tensorflow::OpKernelContext* ctx, int i, int64_t n, const float** values) const;
+
+ private:
+  const char* op_ = nullptr;
+  std::vector<std::pair<const char*, int>> inputs_;
+};
+
 // Tensor must have this rank / be a vector of this length: InvalidArgument naming op, argument, expected and actual.
 absl::Status CheckRank(const char* op, const char* name, const tensorflow::Tensor& tensor, int rank);
 absl::Status CheckVector(const char* op, const char* name, const tensorflow::Tensor& tensor, int64_t length);
 // TFCOMPRESS_ISA names a tier.
 absl::Status CheckTier(const char* op);
+
+// Merges the lengths of the optional vectors `names` (those that are given) into *n.
+absl::Status MergeVectors(tensorflow::shape_inference::InferenceContext* c, std::initializer_list<const char*> names,
+                          tensorflow::shape_inference::DimensionHandle* n);
 
 ElementType ElementTypeOf(tensorflow::DataType dtype);
 

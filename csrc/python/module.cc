@@ -16,6 +16,7 @@
 #include "base/cpu.h"
 #include "formats/int8/int8.h"
 #include "formats/int8/kernels.h"
+#include "formats/sparse/kernels.h"
 #include "python/peaks.h"
 #include "python/thread_pool.h"
 
@@ -208,6 +209,150 @@ py::tuple Int8Sums(const Dense<float>& x, const Dense<uint8_t>& packed, int64_t 
   return py::make_tuple(sums, row_scale);
 }
 
+// ---- Sparse ------------------------------------------------------------------------------------------------------------------
+
+sparse::Values SparseValuesOf(const py::array& values) {
+  if (values.dtype().is(py::dtype::of<float>())) return sparse::Values::kFloat32;
+  if (values.dtype().is(py::dtype::of<uint16_t>())) return sparse::Values::kBFloat16;
+  Require(values.dtype().is(py::dtype::of<int8_t>()), "`values` must be float32, uint16 (the bits of bfloat16) or int8.");
+  return sparse::Values::kInt8;
+}
+
+py::dtype SparseDtype(sparse::Values values) {
+  return values == sparse::Values::kFloat32    ? py::dtype::of<float>()
+         : values == sparse::Values::kBFloat16 ? py::dtype::of<uint16_t>()
+                                               : py::dtype::of<int8_t>();
+}
+
+template <typename T>
+py::array_t<T> ArrayOf(const std::vector<T>& values, std::vector<py::ssize_t> shape) {
+  py::array_t<T> array(shape);
+  std::copy(values.begin(), values.end(), array.mutable_data());
+  return array;
+}
+
+py::tuple SparsePack(const py::array& weights, int64_t reach) {
+  RequireRank(weights, "weights", 2);
+  const py::array dense = py::array::ensure(weights, py::array::c_style);
+  const sparse::Values values = SparseValuesOf(dense);
+  const int64_t k = dense.shape(0), n = dense.shape(1);
+  Require(k <= sparse::MostInFeatures(values), "`weights` must have at most " + std::to_string(sparse::MostInFeatures(values)) +
+                                                   " rows; received shape " + ShapeOf(dense) + ".");
+  Require(reach == 64 || (reach == 128 && values == sparse::Values::kInt8), "`reach` must be 64, or with int8 weights 128.");
+  sparse::Packed packed;
+  {
+    py::gil_scoped_release release;
+    packed = sparse::Pack(dense.data(), values, reach, k, n);
+  }
+  const auto steps = static_cast<py::ssize_t>(packed.windows.size());
+  py::array stored(SparseDtype(values), std::vector<py::ssize_t>{steps, sparse::StepEntries(values)});
+  std::copy(packed.values.begin(), packed.values.end(), static_cast<char*>(stored.mutable_data()));
+  return py::make_tuple(ArrayOf(packed.windows, {steps}), ArrayOf(packed.indices, {steps, sparse::StepEntries(values)}), stored,
+                        ArrayOf(packed.panels, {static_cast<py::ssize_t>(packed.panels.size())}),
+                        ArrayOf(packed.order, {static_cast<py::ssize_t>(packed.order.size())}));
+}
+
+// The arrays of a packed matrix, whose sizes must go together.
+struct SparseArrays {
+  Dense<uint16_t> windows;
+  Dense<uint8_t> indices;
+  py::array values;
+  Dense<int32_t> panels;
+  Dense<int32_t> order;
+
+  sparse::Matrix Matrix(int64_t k, int64_t reach) const {
+    sparse::Matrix a;
+    a.values_type = SparseValuesOf(values);
+    a.reach = reach;
+    a.k = k;
+    RequireRank(order, "order", 1);
+    RequireRank(windows, "windows", 1);
+    a.n = order.shape(0);
+    a.steps = windows.shape(0);
+    RequireLength(panels, "panels", sparse::NumPanels(a.n) + 1);
+    const py::array* const both[] = {&indices, &values};
+    for (const py::array* array : both) {
+      Require(array->ndim() == 2 && array->shape(0) == a.steps && array->shape(1) == sparse::StepEntries(a.values_type),
+              "`indices` and `values` must have shape (" + std::to_string(a.steps) + ", " +
+                  std::to_string(sparse::StepEntries(a.values_type)) + "); received shape " + ShapeOf(*array) + ".");
+    }
+    a.windows = windows.data();
+    a.indices = indices.data();
+    a.values = values.data();
+    a.panels = panels.data();
+    a.order = order.data();
+    const std::string error = sparse::CheckMatrix(&a);
+    Require(error.empty(), error);
+    return a;
+  }
+};
+
+py::array SparseUnpack(const Dense<uint16_t>& windows, const Dense<uint8_t>& indices, const py::array& values, const Dense<int32_t>& panels,
+                       const Dense<int32_t>& order, int64_t k, int64_t reach) {
+  const SparseArrays arrays = {windows, indices, py::array::ensure(values, py::array::c_style), panels, order};
+  const sparse::Matrix matrix = arrays.Matrix(k, reach);
+  py::array weights(SparseDtype(matrix.values_type), std::vector<py::ssize_t>{k, matrix.n});
+  void* to = weights.mutable_data();
+  py::gil_scoped_release release;
+  sparse::Unpack(matrix, to);
+  return weights;
+}
+
+py::array SparseMatMul(const Dense<float>& x, const Dense<uint16_t>& windows, const Dense<uint8_t>& indices, const py::array& values,
+                       const Dense<int32_t>& panels, const Dense<int32_t>& order, const OptionalFloats& scale, const OptionalFloats& bias,
+                       std::optional<float> x_scale, const std::string& activation, int64_t reach, bool sums, int threads) {
+  RequireTier();
+  RequireRank(x, "x", 2);
+  const SparseArrays arrays = {windows, indices, py::array::ensure(values, py::array::c_style), panels, order};
+  sparse::MatMulArgs args;
+  args.m = x.shape(0);
+  args.x = x.data();
+  args.x_stride = x.shape(1);
+  args.matrix = arrays.Matrix(x.shape(1), reach);
+  const int64_t n = args.y_stride = args.matrix.n;
+  const bool is_int8 = args.matrix.values_type == sparse::Values::kInt8;
+  Require(scale.has_value() == (is_int8 && !sums), "`scale` must be given if and only if `values` are int8.");
+  Require(!x_scale || is_int8, "`x_scale` goes with int8 `values` only.");
+  if (scale) RequireLength(*scale, "scale", n);
+  if (bias) RequireLength(*bias, "bias", n);
+  args.scale = scale ? scale->data() : nullptr;
+  args.bias = bias ? bias->data() : nullptr;
+  args.activations = x_scale ? sparse::Activations::kStatic : sparse::Activations::kDynamic;
+  args.x_scale = x_scale.value_or(0.0f);
+  args.activation = ParseName<Activation>(activation, "activation", kActivationNames);
+  py::array y(sums ? py::dtype::of<int32_t>() : py::dtype::of<float>(), std::vector<py::ssize_t>{args.m, n});
+  args.y = y.mutable_data();
+  args.y_type = sums ? ElementType::kInt32 : ElementType::kFloat32;
+  const std::string error = sparse::CheckMatMul(&args);
+  Require(error.empty(), error);
+  Pools().With(threads, [&](ThreadPool* pool) {
+    const int64_t bytes = sparse::WorkspaceBytes(args, pool->NumThreads());
+    std::vector<char> workspace(static_cast<size_t>(bytes) + 64);
+    const auto address = reinterpret_cast<uintptr_t>(workspace.data());
+    sparse::MatMul(args, reinterpret_cast<void*>((address + 63) / 64 * 64), pool);
+  });
+  return y;
+}
+
+py::list SparseVariants() {
+  py::list variants;
+  for (int t = 0; t < static_cast<int>(Tier::kCount); ++t) {
+    const auto tier = static_cast<Tier>(t);
+    const sparse::Kernels& kernels = sparse::KernelsFor(tier);
+    py::dict row;
+    row["tier"] = kTierNames[t];
+    row["available"] = t <= static_cast<int>(DetectedTier());
+    for (int v = 0; v < sparse::kNumValues; ++v) {
+      std::string text = kernels.rows_step[v];
+      const int64_t from = sparse::ColumnsFrom(tier, static_cast<sparse::Values>(v));
+      if (from != sparse::kNever) text += "; from " + std::to_string(from) + " rows on " + kernels.columns_step;
+      row[sparse::kValuesNames[v]] = text;
+    }
+    variants.append(row);
+  }
+  return variants;
+}
+
 py::dict CpuInfoDict() {
   const CpuInfo info = GetCpuInfo();
   std::string error;
@@ -272,6 +417,16 @@ PYBIND11_MODULE(_kernels, m) {
         py::arg("threads") = 1, "The exact integer sums x_q @ w_q as int32 [M, N], and the scales of the rows of x as float32 [M].");
   m.def("cpu_info", &CpuInfoDict, "What the CPU is, which instruction-set tiers it runs, and which one is in force.");
   m.def("int8_variants", &Int8Variants, "Which inner steps each tier uses for int8 weights.");
+  m.def("sparse_pack", &SparsePack, py::arg("weights"), py::arg("reach") = 64,
+        "Packs the nonzeros of float32, uint16 (bfloat16 bits) or int8 weights [K, N]: (windows, indices, values, panels, order).");
+  m.def("sparse_unpack", &SparseUnpack, py::arg("windows"), py::arg("indices"), py::arg("values"), py::arg("panels"), py::arg("order"),
+        py::arg("in_features"), py::arg("reach") = 64, "The exact inverse of sparse_pack: weights [K, N] of the type of `values`.");
+  m.def("sparse_matmul", &SparseMatMul, py::arg("x"), py::arg("windows"), py::arg("indices"), py::arg("values"), py::arg("panels"),
+        py::arg("order"), py::arg("scale") = py::none(), py::arg("bias") = py::none(), py::arg("x_scale") = py::none(),
+        py::arg("activation") = "linear", py::arg("reach") = 64, py::arg("sums") = false, py::arg("threads") = 1,
+        "activation(x_scale * scale * (x_q @ w) + bias) as float32 [M, N], or with `sums` the exact integer sums as int32; x is float32 "
+        "[M, K].");
+  m.def("sparse_variants", &SparseVariants, "Which kernels each tier uses for pruned weights.");
   m.def("measure_peaks", &MeasurePeaksDict, py::arg("threads") = 1,
         "Measures this machine's limits: float32 multiply-add and int8 dot-product rates of the tier in force, read bandwidths.");
 }

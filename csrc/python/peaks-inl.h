@@ -5,13 +5,11 @@
 #ifndef TFCOMPRESS_PYTHON_PEAKS_INL_H_
 #define TFCOMPRESS_PYTHON_PEAKS_INL_H_
 
+#include "base/types.h"
 #include "python/peaks.h"
 
 namespace tfcompress {
 namespace {
-
-// Every loop over registers is unrolled: a register array that is indexed at run time lives in memory.
-#define TFCOMPRESS_UNROLL _Pragma("GCC unroll 16")
 
 constexpr int kChains = 12;  // independent sums: a latency of 4 to 5 times two pipes, and some to spare; 16 registers hold them
 

@@ -2,5 +2,6 @@
 
 from tfcompress_ops.formats.format import Arrays, ArraySpecs, Format, get, names, register_format
 from tfcompress_ops.formats.int8 import Int8
+from tfcompress_ops.formats.sparse import Sparse
 
-__all__ = ["ArraySpecs", "Arrays", "Format", "Int8", "get", "names", "register_format"]
+__all__ = ["ArraySpecs", "Arrays", "Format", "Int8", "Sparse", "get", "names", "register_format"]

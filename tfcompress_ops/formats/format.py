@@ -41,6 +41,11 @@ class Format(abc.ABC):
         return False
 
     @property
+    def trainable_arrays(self) -> tuple[str, ...]:
+        """Packed arrays that a layer may train: those that the op has a gradient for."""
+        return ()
+
+    @property
     def label(self) -> str:
         """Short text for tables, such as `"int8 dynamic"`."""
         return self.name
@@ -145,6 +150,18 @@ class Format(abc.ABC):
     def nbytes(self, arrays: Mapping[str, npt.NDArray[Any]]) -> int:
         """Bytes that packed arrays take."""
         return sum(array.nbytes for array in arrays.values())
+
+    def describe(self, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, str]:
+        """What there is to say of packed arrays besides their bytes.
+
+        Args:
+            arrays: What `pack` made.
+
+        Returns:
+            Name of each fact to its value as text.
+        """
+        del arrays
+        return {}
 
     def get_config(self) -> dict[str, Any]:
         """The options, for `from_config`."""

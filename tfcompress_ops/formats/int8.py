@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from tfcompress_ops import kernels, ops
+from tfcompress_ops.formats.calibration import largest_magnitude, x_scale_of
 from tfcompress_ops.formats.format import Arrays, ArraySpecs, Format, as_matrix, register_format
 
 Activations = Literal["dynamic", "static", "float"]
@@ -16,8 +16,6 @@ Activations = Literal["dynamic", "static", "float"]
 # The kernels sum u8 x s8 products in int32: 127 * 255 * 65,536 < 2^31.
 MAX_IN_FEATURES = 65536
 _LARGEST = 127
-# Inputs below this count as zero, as they do with dynamic activations; 1 / x_scale stays finite.
-_SMALLEST_RANGE = 2.0**-100
 
 
 @register_format
@@ -244,9 +242,7 @@ class Int8(Format):
         Returns:
             The largest with this batch, NaN once an input is NaN.
         """
-        magnitudes = tf.abs(tf.cast(x, tf.float32))
-        largest = float(tf.reduce_max(magnitudes)) if int(tf.size(magnitudes)) else 0.0
-        return float(np.maximum(largest, 0.0 if state is None else state))
+        return largest_magnitude(state, x)
 
     def _arrays(
         self,
@@ -260,19 +256,9 @@ class Int8(Format):
         if mean is not None:
             arrays["mean"] = mean
         if self.needs_calibration:
-            arrays["x_scale"] = _x_scale(calibration)
+            arrays["x_scale"] = x_scale_of(calibration)
         arrays["shape"] = np.array(shape, np.int32)
         return arrays
-
-
-def _x_scale(largest: float | None) -> npt.NDArray[np.float32]:
-    """The step that puts the largest magnitude of the inputs at 127."""
-    if largest is None or not np.isfinite(largest) or largest < 0:
-        raise ValueError(
-            "`calibration` must be the largest magnitude of the inputs, finite and >= 0, for "
-            f"activations='static'; received {largest}. Pass `calibration_data` to tfc.compress."
-        )
-    return np.array([max(largest, _SMALLEST_RANGE) / _LARGEST], np.float32)
 
 
 def _check_in_features(in_features: int) -> None:

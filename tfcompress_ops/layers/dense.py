@@ -126,7 +126,7 @@ class Dense(CompressedLayer):
 
     def restore_weights(self, layer: keras.layers.Dense) -> None:
         """Assigns the unpacked kernel and the bias."""
-        layer.kernel.assign(self.weight_matrix())
+        self.assign_matrix(layer, self.weight_matrix())
         if self.bias is not None:
             layer.bias.assign(self.bias)
 

@@ -52,9 +52,10 @@ class Weights:
 class CompressedLayer(keras.layers.Layer, abc.ABC):  # type: ignore[misc]
     """A layer that keeps its kernel packed by a `Format` and multiplies by it as it is.
 
-    The packed arrays are variables of the layer that are not trained, saved under the names that
-    the format gives them. They are created with their final shapes, so that loading a file fills
-    them and needs no other copy of the weights. The bias is an ordinary trainable float32 variable.
+    The packed arrays are variables of the layer, saved under the names that the format gives them;
+    only those are trained that the format says can be (`Format.trainable_arrays`). They are created
+    with their final shapes, so that loading a file fills them and needs no other copy of the
+    weights. The bias is an ordinary trainable float32 variable.
 
     XLA cannot compile the ops, so `supports_jit` is False.
 
@@ -98,6 +99,32 @@ class CompressedLayer(keras.layers.Layer, abc.ABC):  # type: ignore[misc]
     @abc.abstractmethod
     def source_weights(cls, layer: keras.layers.Layer) -> Weights:
         """The weights of a layer of the class that this one replaces."""
+
+    @classmethod
+    def float_kernel(cls, layer: keras.layers.Layer) -> Any:
+        """The variable whose values, in whatever shape, are a Keras layer's weight matrix.
+
+        Args:
+            layer: A built layer of the class that this one replaces.
+
+        Returns:
+            A floating-point `keras.Variable`, or `None` if Keras has quantised the matrix or LoRA
+            weights add to it.
+        """
+        kernel = layer.kernel
+        is_float = isinstance(kernel, keras.Variable) and keras.backend.is_float_dtype(kernel.dtype)
+        return kernel if is_float else None
+
+    @classmethod
+    def assign_matrix(cls, layer: keras.layers.Layer, matrix: npt.NDArray[Any]) -> None:
+        """Gives a Keras layer other weights; the inverse of `source_weights`.
+
+        Args:
+            layer: A built layer of the class that this one replaces, which has a `float_kernel`.
+            matrix: Floating-point `[in_features, out_features]`.
+        """
+        kernel = cls.float_kernel(layer)
+        kernel.assign(np.reshape(matrix, kernel.shape))
 
     @abc.abstractmethod
     def restore_weights(self, layer: keras.layers.Layer) -> None:
@@ -184,7 +211,7 @@ class CompressedLayer(keras.layers.Layer, abc.ABC):  # type: ignore[misc]
                 shape=array_shape if arrays is None else arrays[name].shape,
                 initializer="zeros",
                 dtype=dtype,
-                trainable=False,
+                trainable=name in self.format.trainable_arrays,
                 autocast=False,
             )
             if arrays is not None:

@@ -2,6 +2,7 @@
 #ifndef TFCOMPRESS_FORMATS_INT8_KERNELS_H_
 #define TFCOMPRESS_FORMATS_INT8_KERNELS_H_
 
+#include "base/quantize.h"
 #include "formats/int8/int8.h"
 
 namespace tfcompress::int8 {
@@ -42,10 +43,6 @@ TFCOMPRESS_INLINE constexpr int64_t QuantizedStrideBytes(int64_t k, int64_t x_gr
 TFCOMPRESS_INLINE constexpr int64_t FloatStrideBytes(int64_t k) { return RoundUp(k * 4, 64) + 64; }
 
 // Of the last activations that were quantised into a worker's scratch memory, at its beginning. The values follow.
-struct RowScale {
-  float scale;  // NaN voids the row
-  int32_t sum;  // of the quantised values
-};
 struct ScratchHeader {
   int64_t row_begin = 0, row_end = 0;  // rows that it holds
   RowScale row_scales[kMaxBlockRows];

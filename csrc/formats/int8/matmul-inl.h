@@ -25,14 +25,11 @@
 
 #include "base/elementwise-inl.h"
 #include "base/epilogue-inl.h"
+#include "base/quantize-inl.h"
 #include "formats/int8/kernels.h"
 
 namespace tfcompress::int8 {
 namespace {
-
-// Tiles are not inlined: each gets the registers to itself.
-#define TFCOMPRESS_NOINLINE __attribute__((noinline))
-#define TFCOMPRESS_UNROLL _Pragma("GCC unroll 16")
 
 // A compile-time index as an argument.
 template <int kValue>
@@ -40,47 +37,11 @@ struct Index {
   static constexpr int value = kValue;
 };
 
-TFCOMPRESS_INLINE int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
-
 TFCOMPRESS_INLINE const char* XRow(const MatMulArgs& args, int64_t row) {
   return static_cast<const char*>(args.x) + row * args.x_stride * ElementBytes(args.x_type);
 }
 
 // ---- Quantisation of activations -------------------------------------------------------------------------------------------
-
-constexpr int64_t kConvertChunk = 256;  // elements of bfloat16 or float16 that are widened at a time, on the stack
-
-// Of |x| as bits: integer order is float order, infinities and NaNs come last, and no denormal is ever an operand.
-TFCOMPRESS_INLINE uint32_t MaxMagnitudeBits(const float* x, int64_t n, uint32_t so_far) {
-  int32_t most = static_cast<int32_t>(so_far);
-  for (int64_t i = 0; i < n; ++i) {
-    const int32_t bits = BitCast<int32_t>(x[i]) & 0x7fffffff;
-    most = bits > most ? bits : most;
-  }
-  return static_cast<uint32_t>(most);
-}
-
-// Writes n quantised values and returns their sum, modulo 2^32. What comes of a NaN does not matter: the caller voids its row. kClamp: x
-// may be out of range; the bounds are applied to the magnitude as an integer, since compilers turn two float comparisons into a
-// dozen comparisons and blends, three times as slow. Without it |x * inverse_scale| rounds to 127 at most.
-template <bool kClamp, typename XElement>
-TFCOMPRESS_INLINE uint32_t QuantizeValues(const float* __restrict__ x, int64_t n, float inverse_scale, XElement* __restrict__ q) {
-  constexpr int32_t kLargest = 0x42fe0000;  // the bits of 127.0f
-  uint32_t sum = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    float scaled = x[i] * inverse_scale;
-    if (kClamp) {
-      const int32_t bits = BitCast<int32_t>(scaled);
-      const int32_t magnitude = bits & 0x7fffffff;
-      const int32_t bounded = magnitude < kLargest ? magnitude : kLargest;
-      scaled = BitCast<float>(bounded | (bits & static_cast<int32_t>(0x80000000u)));
-    }
-    const uint32_t value = BitCast<uint32_t>(scaled + kRoundMagic) - static_cast<uint32_t>(kRoundMagicBits);
-    q[i] = static_cast<XElement>(value);
-    sum += value;
-  }
-  return sum;
-}
 
 // x0 x1 x2 x3 -> x0 x2 x1 x3 in each group of 16-bit activations: the even and the odd bytes of a group of weights, widened by a mask
 // and by a shift, meet the first and the second half.
@@ -93,52 +54,13 @@ TFCOMPRESS_INLINE void EvenThenOdd(int16_t* q, int64_t groups) {
   }
 }
 
-// Calls f(pointer to float32 values, how many) over a row, chunk by chunk where it must be converted first.
-template <typename F>
-TFCOMPRESS_INLINE void ForEachChunk(const char* row, ElementType type, int64_t k, const F& f) {
-  if (type == ElementType::kFloat32) {
-    f(reinterpret_cast<const float*>(row), int64_t{0}, k);
-    return;
-  }
-  float chunk[kConvertChunk];
-  for (int64_t i = 0; i < k; i += kConvertChunk) {
-    const int64_t n = Min(kConvertChunk, k - i);
-    LoadAsFloat(row + i * 2, type, chunk, n);
-    f(chunk, i, n);
-  }
-}
-
 template <class S>
-RowScale QuantizeRow(const MatMulArgs& args, int64_t row, typename S::XElement* q) {
-  const char* x = XRow(args, row);
-  uint32_t most = 0;
-  ForEachChunk(x, args.x_type, args.k,
-               [&](const float* v, int64_t, int64_t n) { most = MaxMagnitudeBits(v, n, most); });
-  constexpr uint32_t kInfinity = 0x7f800000u;
-  constexpr uint32_t kTiny = (127u - 100u) << 23;  // 2^-100
-  const float nan = BitCast<float>(0x7fc00000u);
-  float scale, inverse_scale;
-  if (args.activations == Activations::kStatic) {
-    scale = most > kInfinity ? nan : args.x_scale;
-    inverse_scale = 1.0f / args.x_scale;
-  } else if (most >= kInfinity) {
-    scale = nan;
-    inverse_scale = 0.0f;
-  } else if (most < kTiny) {
-    scale = 0.0f;
-    inverse_scale = 0.0f;
-  } else {
-    scale = BitCast<float>(most) / 127.0f;
-    inverse_scale = 127.0f / BitCast<float>(most);
-  }
-  uint32_t sum = 0;
-  const bool clamp = args.activations == Activations::kStatic;
-  ForEachChunk(x, args.x_type, args.k, [&](const float* v, int64_t i, int64_t n) {
-    sum += clamp ? QuantizeValues<true>(v, n, inverse_scale, q + i) : QuantizeValues<false>(v, n, inverse_scale, q + i);
-  });
+RowScale PrepareRow(const MatMulArgs& args, int64_t row, typename S::XElement* q) {
+  const float x_scale = args.activations == Activations::kStatic ? args.x_scale : 0.0f;
+  const RowScale row_scale = QuantizeRow<0>(XRow(args, row), args.x_type, args.k, x_scale, q);
   for (int64_t i = args.k; i % kGroup != 0; ++i) q[i] = 0;  // whatever bytes the kernel's padding holds, they count for nothing
   S::ArrangeGroups(q, RoundUp(args.k, kGroup) / kGroup);
-  return {scale, static_cast<int32_t>(sum)};
+  return row_scale;
 }
 
 // ---- Epilogue ----------------------------------------------------------------------------------------------------------------
@@ -276,7 +198,7 @@ void MultiplyInteger(const MatMulArgs& args, const Block& block, void* scratch) 
   for (int64_t first = block.row_begin; first < block.row_end; first += kMaxBlockRows) {
     const int64_t rows = Min(kMaxBlockRows, block.row_end - first);
     if (held->row_begin != first || held->row_end != first + rows) {
-      for (int64_t r = 0; r < rows; ++r) held->row_scales[r] = QuantizeRow<S>(args, first + r, x + r * x_stride);
+      for (int64_t r = 0; r < rows; ++r) held->row_scales[r] = PrepareRow<S>(args, first + r, x + r * x_stride);
       held->row_begin = first;
       held->row_end = first + rows;
     }

@@ -10,6 +10,7 @@ namespace tfcompress::int8 {
 const Kernels& KernelsFor(Tier tier) {
 #ifdef TFCOMPRESS_HAVE_X86_TIERS
   switch (tier) {
+    case Tier::kAvx512Vbmi:
     case Tier::kAvx512Vnni:
       return Avx512VnniKernels();
     case Tier::kAvx512:
@@ -95,9 +96,7 @@ std::string CheckMatMul(const MatMulArgs& args) {
   if ((raw_sums || args.row_scale != nullptr) && args.activations == Activations::kFloat) {
     return "integer sums and row scales exist only where activations are quantised";
   }
-  if (args.activations == Activations::kStatic && !(args.x_scale >= 0x1p-110f && args.x_scale <= 0x1p+100f)) {
-    return "x_scale must be a finite number of at least 2^-110 and at most 2^100; received " + std::to_string(args.x_scale);
-  }
+  if (args.activations == Activations::kStatic) return CheckXScale(args.x_scale);
   return "";
 }
 

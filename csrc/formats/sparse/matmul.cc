@@ -1,0 +1,158 @@
+// Picks the kernels for the tier in force, cuts the output into balanced blocks and runs them on the caller's threads.
+#include <algorithm>
+#include <cmath>
+#include <new>
+
+#include "formats/sparse/kernels.h"
+
+namespace tfcompress::sparse {
+
+const Kernels& KernelsFor(Tier tier) {
+#ifdef TFCOMPRESS_HAVE_X86_TIERS
+  switch (tier) {
+    case Tier::kAvx512Vbmi:
+      return Avx512VbmiKernels();
+    case Tier::kAvx512Vnni:
+    case Tier::kAvx512:
+      return Avx512Kernels();
+    case Tier::kAvx2:
+      return Avx2Kernels();
+    default:
+      break;
+  }
+#endif
+  (void)tier;
+  return PortableKernels();
+}
+
+namespace {
+
+// Which kind multiplies, by the number of rows of x: Columns from this many on. Never: look-ups of bytes beat it at any batch.
+struct Choice {
+  int64_t float32, bfloat16, int8;
+};
+constexpr Choice kColumnsFrom[] = {
+    /* portable */ {4, 4, 4},
+    /* avx2 */ {3, 3, 3},
+    /* avx512 */ {8, 8, 3},
+    /* avx512vnni */ {8, 8, 3},
+    /* avx512vbmi */ {8, 8, kNever},
+};
+static_assert(sizeof(kColumnsFrom) / sizeof(kColumnsFrom[0]) == static_cast<int>(Tier::kCount), "every tier has its row");
+
+// The output is cut into row_parts groups of panel_parts tasks.
+struct Plan {
+  Kind kind = Kind::kRows;
+  int64_t row_parts = 1, panel_parts = 1;
+  int64_t rows_per_part = 0;  // the largest
+  int64_t threads = 1;        // that have work
+  int64_t scratch_bytes = 0;  // of a thread
+};
+
+// Cycles: what work on a second core costs beside the work, and what tasks, which are smaller than threads need since threads are rarely equally
+// fast, take at least.
+constexpr double kForkCycles = 5000.0;
+constexpr double kLeastTaskCycles = 4000.0;
+constexpr int64_t kTasksPerThread = 8;
+constexpr double kCyclesPerStep = 2.0;  // a step itself, beside its rows
+
+Plan MakePlan(const MatMulArgs& args, Tier tier, const Kernels& kernels, int num_threads) {
+  const auto v = static_cast<size_t>(args.matrix.values_type);
+  Plan plan;
+  plan.kind = ChooseKind(tier, args.matrix.values_type, args.m);
+  const auto steps = static_cast<double>(args.matrix.steps);
+  const auto rows = static_cast<double>(args.m);
+  double cycles;
+  if (plan.kind == Kind::kColumns) {
+    plan.row_parts = DivideUp(args.m, kColumnsHeld);
+    plan.rows_per_part = std::min(args.m, kColumnsHeld);
+    cycles = steps * static_cast<double>(plan.row_parts) * kernels.columns_cycles[v];
+    plan.scratch_bytes = RoundUp(ColumnsScratchBytes(args.matrix, plan.rows_per_part), 64);
+  } else {
+    plan.row_parts = DivideUp(args.m, kRowsHeld);
+    plan.rows_per_part = DivideUp(args.m, plan.row_parts);
+    cycles = steps * (rows * kernels.rows_cycles[v] + kCyclesPerStep * static_cast<double>(plan.row_parts));
+    plan.scratch_bytes = RoundUp(RowsScratchBytes(args.matrix, kernels.rows_x_bytes[v], plan.rows_per_part), 64);
+  }
+  const int64_t panels = NumPanels(args.matrix.n);
+  if (cycles < 2 * kForkCycles || num_threads == 1) return plan;
+  const auto whole_tasks = static_cast<int64_t>(cycles / kLeastTaskCycles);
+  const int64_t tasks = std::min(num_threads * kTasksPerThread, std::max<int64_t>(num_threads, whole_tasks));
+  plan.panel_parts = std::min(panels, DivideUp(tasks, plan.row_parts));
+  plan.threads = std::min<int64_t>(num_threads, plan.row_parts * plan.panel_parts);
+  return plan;
+}
+
+// Rows of blocks: whole multiples of what a worker holds prepared, except for Rows, whose parts are nearly equal.
+int64_t RowBegin(const MatMulArgs& args, const Plan& plan, int64_t part) {
+  if (plan.kind == Kind::kColumns) return std::min(args.m, part * kColumnsHeld);
+  return args.m * part / plan.row_parts;
+}
+
+// The first panel of a part: parts have nearly equal numbers of steps, wherever the weights are. Panels without steps cost a little too.
+int64_t PanelBegin(const Matrix& a, int64_t part, int64_t parts) {
+  const int64_t panels = NumPanels(a.n);
+  if (part == 0) return 0;
+  if (part == parts) return panels;
+  const int64_t target = (a.steps + panels) * part / parts;
+  int64_t low = 0, high = panels;  // the first p with panels[p] + p >= target
+  while (low < high) {
+    const int64_t middle = (low + high) / 2;
+    if (a.panels[middle] + middle < target) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
+}  // namespace
+
+int64_t ColumnsFrom(Tier tier, Values values) {
+  const Choice& choice = kColumnsFrom[static_cast<int>(tier)];
+  return values == Values::kFloat32 ? choice.float32 : values == Values::kBFloat16 ? choice.bfloat16 : choice.int8;
+}
+
+Kind ChooseKind(Tier tier, Values values, int64_t m) { return m >= ColumnsFrom(tier, values) ? Kind::kColumns : Kind::kRows; }
+
+std::string CheckMatMul(MatMulArgs* checked) {
+  const MatMulArgs& args = *checked;
+  if (args.m < 0) return "m must be >= 0; received " + std::to_string(args.m);
+  const bool is_int8 = args.matrix.values_type == Values::kInt8;
+  if (!is_int8 && (args.y_type == ElementType::kInt32 || args.row_scale != nullptr || args.scale != nullptr)) {
+    return "integer sums and scales exist only with int8 values";
+  }
+  if (is_int8 && args.activations == Activations::kStatic) {
+    const std::string error = CheckXScale(args.x_scale);
+    if (!error.empty()) return error;
+  }
+  return CheckMatrix(&checked->matrix);
+}
+
+int64_t WorkspaceBytes(const MatMulArgs& args, int num_threads) {
+  if (args.m == 0 || args.matrix.n == 0) return 0;
+  const Tier tier = ActiveTier();
+  const Plan plan = MakePlan(args, tier, KernelsFor(tier), num_threads);
+  return plan.threads * plan.scratch_bytes;
+}
+
+void MatMul(const MatMulArgs& args, void* workspace, ThreadPool* pool) {
+  if (args.m == 0 || args.matrix.n == 0) return;
+  const Tier tier = ActiveTier();
+  const Kernels& kernels = KernelsFor(tier);
+  const Plan plan = MakePlan(args, tier, kernels, pool->NumThreads());
+  const auto v = static_cast<size_t>(args.matrix.values_type);
+  const Multiply multiply = plan.kind == Kind::kColumns ? kernels.columns[v] : kernels.rows[v];
+  const auto scratch_of = [&](int64_t worker) { return static_cast<char*>(workspace) + worker * plan.scratch_bytes; };
+  for (int64_t worker = 0; worker < plan.threads; ++worker) new (scratch_of(worker)) ScratchHeader;
+  const auto task = [&](int64_t row_part, int64_t panel_part, int worker) {
+    const Block block = {RowBegin(args, plan, row_part), RowBegin(args, plan, row_part + 1),
+                         PanelBegin(args.matrix, panel_part, plan.panel_parts), PanelBegin(args.matrix, panel_part + 1, plan.panel_parts)};
+    if (block.panel_begin < block.panel_end) multiply(args, block, scratch_of(worker));
+  };
+  SingleThread alone;
+  (plan.threads == 1 ? static_cast<ThreadPool*>(&alone) : pool)->Run(plan.row_parts, plan.panel_parts, task);
+}
+
+}  // namespace tfcompress::sparse

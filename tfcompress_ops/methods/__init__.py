@@ -1,0 +1,5 @@
+"""What changes a float model's weights or structure, before any format comes in."""
+
+from tfcompress_ops.methods.pruning import prune
+
+__all__ = ["prune"]
