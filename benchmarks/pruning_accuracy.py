@@ -12,6 +12,7 @@ import dataclasses
 import json
 import platform
 import statistics
+import sys
 import sysconfig
 import time
 from collections.abc import Callable, Iterator
@@ -196,7 +197,8 @@ def main(
     ] = None,
 ) -> None:
     """Prunes two models to several sparsities by several patterns and compares accuracies."""
-    console = Console()
+    # A pipe or file has no width of its own: wide enough for the table.
+    console = Console(width=None if sys.stdout.isatty() else 120)
     versions = {
         "Python": platform.python_version(),
         "TensorFlow": tf.__version__,

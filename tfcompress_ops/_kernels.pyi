@@ -31,29 +31,17 @@ def int8_sums(
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]: ...
 def sparse_pack(
     weights: npt.NDArray[Any], reach: int = 64
-) -> tuple[
-    npt.NDArray[np.uint16],
-    npt.NDArray[np.uint8],
-    npt.NDArray[Any],
-    npt.NDArray[np.int32],
-    npt.NDArray[np.int32],
-]: ...
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any]]: ...
 def sparse_unpack(
-    windows: npt.NDArray[np.uint16],
-    indices: npt.NDArray[np.uint8],
+    structure: npt.NDArray[np.uint8],
     values: npt.NDArray[Any],
-    panels: npt.NDArray[np.int32],
-    order: npt.NDArray[np.int32],
     in_features: int,
     reach: int = 64,
 ) -> npt.NDArray[Any]: ...
 def sparse_matmul(
     x: npt.NDArray[np.float32],
-    windows: npt.NDArray[np.uint16],
-    indices: npt.NDArray[np.uint8],
+    structure: npt.NDArray[np.uint8],
     values: npt.NDArray[Any],
-    panels: npt.NDArray[np.int32],
-    order: npt.NDArray[np.int32],
     scale: npt.NDArray[np.float32] | None = None,
     bias: npt.NDArray[np.float32] | None = None,
     x_scale: float | None = None,

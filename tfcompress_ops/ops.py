@@ -157,11 +157,8 @@ def int8_unpack(kernel: Any, scale: Any, in_features: int, *, mean: Any = None) 
 
 def sparse_matmul(
     x: Any,
-    windows: Any,
-    indices: Any,
+    structure: Any,
     values: Any,
-    panels: Any,
-    order: Any,
     *,
     scale: Any = None,
     x_scale: Any = None,
@@ -183,11 +180,8 @@ def sparse_matmul(
 
     Args:
         x: float32, bfloat16 or float16 tensor `[..., in_features]`, rank >= 1.
-        windows: uint16 `[steps]`, as `tfc.Sparse` packs it, and so the four that follow.
-        indices: uint8 `[steps, 16 * entries]`.
-        values: float32, bfloat16 or int8 `[steps, 16 * entries]`.
-        panels: int32 `[ceil(out_features / 16) + 1]`.
-        order: int32 `[out_features]`.
+        structure: uint8 `[bytes]`, where the stored weights lie, as `tfc.Sparse` packs it.
+        values: float32, bfloat16 or int8 `[steps, 16 * entries]`, the stored weights.
         scale: float32 `[out_features]`, given exactly with int8 values.
         x_scale: float32 `[1]`, the step of a quantised `x`, or `None`: found for each row.
         bias: floating-point `[out_features]` or `None`.
@@ -203,19 +197,13 @@ def sparse_matmul(
         ValueError: If `activation` is unknown.
         tf.errors.InvalidArgumentError: If shapes do not fit (`ValueError` while a graph is traced),
             or the arrays are no packed matrix.
-
-    References:
-        The step that is pruned, N:M and balanced: see `tfc.Sparse`.
     """
     x = _check_x(x)
     name, rest = fused_activation_name(activation)
     y = _module.tfcompress_sparse_mat_mul(
         x,
-        windows,
-        indices,
+        structure,
         values,
-        panels,
-        order,
         scale=_optional(scale),
         x_scale=_optional(x_scale),
         bias=_optional(bias),
@@ -319,7 +307,7 @@ def _sparse_matmul_gradient(op: Any, dy: tf.Tensor) -> list[tf.Tensor | None]:
     """Gradient with respect to `x`, float `values` and `bias`."""
     inputs = iter(op.inputs)
     x = next(inputs)
-    windows, indices, values, panels, order = itertools.islice(inputs, 5)
+    structure, values = itertools.islice(inputs, 2)
     scale = list(itertools.islice(inputs, op.get_attr("num_scale")))
     x_scale = list(itertools.islice(inputs, op.get_attr("num_x_scale")))
     bias = list(inputs)
@@ -333,7 +321,8 @@ def _sparse_matmul_gradient(op: Any, dy: tf.Tensor) -> list[tf.Tensor | None]:
     def linear() -> tf.Tensor:
         return _module.tfcompress_sparse_mat_mul(
             tf.cast(x, tf.float32),
-            *(windows, indices, values, panels, order),
+            structure,
+            values,
             scale=scale,
             x_scale=x_scale,
             bias=bias,
@@ -343,7 +332,8 @@ def _sparse_matmul_gradient(op: Any, dy: tf.Tensor) -> list[tf.Tensor | None]:
         )
 
     weights = _module.tfcompress_sparse_unpack(
-        *(windows, indices, values, panels, order),
+        structure,
+        values,
         scale=scale,
         in_features=x.shape[-1],
         reach=reach,
@@ -353,12 +343,11 @@ def _sparse_matmul_gradient(op: Any, dy: tf.Tensor) -> list[tf.Tensor | None]:
     if values.dtype != tf.int8:
         rows = tf.reshape(tf.cast(x, tf.float32), [-1, x.shape[-1]])
         gradient = _module.tfcompress_sparse_values_gradient(
-            rows, dz, windows, indices, panels, order, reach=reach
+            rows, dz, structure, tf.cast(values, tf.float32), reach=reach
         )
         dvalues = tf.cast(gradient, values.dtype)
     dbias = [tf.reduce_sum(dz, axis=0) for _ in bias]
-    packed = [None, None, dvalues, None, None]
-    return [_x_gradient(dz, weights, x), *packed, *[None for _ in scale + x_scale], *dbias]
+    return [_x_gradient(dz, weights, x), None, dvalues, *[None for _ in scale + x_scale], *dbias]
 
 
 tf.RegisterGradient("Tfcompress>SparseMatMul")(_sparse_matmul_gradient)

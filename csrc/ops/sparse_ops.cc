@@ -24,29 +24,36 @@ using ::tensorflow::shape_inference::DimensionHandle;
 using ::tensorflow::shape_inference::InferenceContext;
 using ::tensorflow::shape_inference::ShapeHandle;
 
-// The packed arrays are inputs first ... first + 4 of every op.
-constexpr int kWindows = 0, kIndices = 1, kValues = 2, kPanels = 3, kOrder = 4;
+sparse::Values ValuesOf(tensorflow::DataType dtype) {
+  return dtype == tensorflow::DT_FLOAT ? sparse::Values::kFloat32
+                                       : dtype == tensorflow::DT_BFLOAT16 ? sparse::Values::kBFloat16 : sparse::Values::kInt8;
+}
 
-// windows [steps], indices and values [steps, 16 * entries], panels [P + 1], order [N].
-absl::Status PackedShapes(InferenceContext* c, int first, DimensionHandle* n) {
-  ShapeHandle windows, indices, values, panels, order;
-  TF_RETURN_IF_ERROR(c->WithRank(c->input(first + kWindows), 1, &windows));
-  TF_RETURN_IF_ERROR(c->WithRank(c->input(first + kIndices), 2, &indices));
-  TF_RETURN_IF_ERROR(c->WithRank(c->input(first + kPanels), 1, &panels));
-  TF_RETURN_IF_ERROR(c->WithRank(c->input(first + kOrder), 1, &order));
+// structure [bytes] and values [steps, 16 * entries], inputs `first` and `first` + 1, give N.
+absl::Status PackedShapes(InferenceContext* c, int first, const char* values_attr, DimensionHandle* n) {
+  ShapeHandle structure, values;
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(first), 1, &structure));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(first + 1), 2, &values));
+  tensorflow::DataType dtype;
+  TF_RETURN_IF_ERROR(c->GetAttr(values_attr, &dtype));
+  const sparse::Values type = ValuesOf(dtype);
   DimensionHandle unused;
-  TF_RETURN_IF_ERROR(c->Merge(c->Dim(windows, 0), c->Dim(indices, 0), &unused));
-  *n = c->Dim(order, 0);
+  TF_RETURN_IF_ERROR(c->WithValue(c->Dim(values, 1), sparse::StepEntries(type), &unused));
+  *n = c->UnknownDim();
+  const DimensionHandle bytes = c->Dim(structure, 0), steps = c->Dim(values, 0);
+  if (c->ValueKnown(bytes) && c->ValueKnown(steps)) {
+    const int64_t out_features = sparse::OutFeatures(type, c->Value(steps), c->Value(bytes));
+    // A size that goes with no N is refused when the op runs, with a message of its own.
+    if (out_features >= 0) *n = c->MakeDim(out_features);
+  }
   return absl::OkStatus();
 }
 
 absl::Status SparseMatMulShape(InferenceContext* c) {
-  ShapeHandle x, values, unused;
+  ShapeHandle x;
   TF_RETURN_IF_ERROR(c->WithRankAtLeast(c->input(0), 1, &x));
   DimensionHandle n;
-  TF_RETURN_IF_ERROR(PackedShapes(c, 1, &n));
-  TF_RETURN_IF_ERROR(c->WithRank(c->input(1 + kValues), 2, &values));
-  TF_RETURN_IF_ERROR(c->Merge(values, c->input(1 + kIndices), &unused));
+  TF_RETURN_IF_ERROR(PackedShapes(c, 1, "Tvalues", &n));
   TF_RETURN_IF_ERROR(MergeVectors(c, {"scale", "bias"}, &n));
   ShapeHandle batch, y;
   TF_RETURN_IF_ERROR(c->Subshape(x, 0, -1, &batch));
@@ -57,11 +64,8 @@ absl::Status SparseMatMulShape(InferenceContext* c) {
 
 REGISTER_OP("Tfcompress>SparseMatMul")
     .Input("x: T")
-    .Input("windows: uint16")
-    .Input("indices: uint8")
+    .Input("structure: uint8")
     .Input("values: Tvalues")
-    .Input("panels: int32")
-    .Input("order: int32")
     .Input("scale: num_scale * float32")
     .Input("x_scale: num_x_scale * float32")
     .Input("bias: num_bias * float32")
@@ -79,11 +83,8 @@ REGISTER_OP("Tfcompress>SparseMatMul")
 y = activation(x_scale * scale * (x_q @ w) + bias), with the stored weights w of a pruned matrix; float weights take x as it is.
 
 x: [..., in_features].
-windows: [steps], with the four that follow the packed weights, as formats.Sparse.pack makes them.
-indices: [steps, 16 * entries].
-values: [steps, 16 * entries].
-panels: [ceil(out_features / 16) + 1].
-order: [out_features].
+structure: where the stored weights lie, as formats.Sparse.pack makes it.
+values: [steps, 16 * entries], the stored weights.
 scale: [out_features], per output, with int8 values only.
 x_scale: [1], with int8 values and activations = "static" only.
 bias: [out_features], optional.
@@ -91,11 +92,8 @@ y: [..., out_features].
 )doc");
 
 REGISTER_OP("Tfcompress>SparseUnpack")
-    .Input("windows: uint16")
-    .Input("indices: uint8")
+    .Input("structure: uint8")
     .Input("values: Tvalues")
-    .Input("panels: int32")
-    .Input("order: int32")
     .Input("scale: num_scale * float32")
     .Output("weights: float32")
     .Attr("Tvalues: {float, bfloat16, int8}")
@@ -104,7 +102,7 @@ REGISTER_OP("Tfcompress>SparseUnpack")
     .Attr("reach: int = 64")
     .SetShapeFn([](InferenceContext* c) -> absl::Status {
       DimensionHandle n;
-      TF_RETURN_IF_ERROR(PackedShapes(c, 0, &n));
+      TF_RETURN_IF_ERROR(PackedShapes(c, 0, "Tvalues", &n));
       int64_t in_features;
       TF_RETURN_IF_ERROR(c->GetAttr("in_features", &in_features));
       c->set_output(0, c->Matrix(in_features, n));
@@ -115,23 +113,20 @@ REGISTER_OP("Tfcompress>SparseUnpack")
 REGISTER_OP("Tfcompress>SparseValuesGradient")
     .Input("x: float32")
     .Input("dz: float32")
-    .Input("windows: uint16")
-    .Input("indices: uint8")
-    .Input("panels: int32")
-    .Input("order: int32")
+    .Input("structure: uint8")
+    .Input("values: float32")
     .Output("gradient: float32")
     .Attr("reach: int = 64")
     .SetShapeFn([](InferenceContext* c) -> absl::Status {
-      ShapeHandle indices;
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(3), 2, &indices));
-      c->set_output(0, indices);
+      ShapeHandle values;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(3), 2, &values));
+      c->set_output(0, values);
       return absl::OkStatus();
     })
     .Doc("The gradient with respect to float values of x [m, in_features] @ weights, given dz [m, out_features].");
 
-sparse::Values ValuesOf(tensorflow::DataType dtype) {
-  return dtype == tensorflow::DT_FLOAT ? sparse::Values::kFloat32
-                                       : dtype == tensorflow::DT_BFLOAT16 ? sparse::Values::kBFloat16 : sparse::Values::kInt8;
+absl::Status Invalid(const char* op, const std::string& error) {
+  return error.empty() ? absl::OkStatus() : absl::InvalidArgumentError(absl::StrCat(op, ": ", error));
 }
 
 absl::Status CheckShape(const char* op, const char* name, const Tensor& tensor, const TensorShape& shape) {
@@ -140,31 +135,17 @@ absl::Status CheckShape(const char* op, const char* name, const Tensor& tensor, 
                                                  tensor.shape().DebugString()));
 }
 
-// Fills the matrix from windows, indices, values (may be null), panels and order, whose shapes must go together. What they hold is checked by
-// sparse::CheckMatrix.
-absl::Status GetMatrix(const char* op, const Tensor& windows, const Tensor& indices, const Tensor* values, sparse::Values values_type,
-                       const Tensor& panels, const Tensor& order, int64_t k, int64_t reach, sparse::Matrix* matrix) {
-  TF_RETURN_IF_ERROR(CheckRank(op, "windows", windows, 1));
-  TF_RETURN_IF_ERROR(CheckRank(op, "order", order, 1));
-  matrix->values_type = values_type;
+// Fills the matrix from structure and values, whose shapes must go together. What they hold is checked by sparse::CheckMatrix.
+absl::Status GetMatrix(const char* op, const Tensor& structure, const Tensor& values, int64_t k, int64_t reach, sparse::Matrix* matrix) {
+  TF_RETURN_IF_ERROR(CheckRank(op, "structure", structure, 1));
+  TF_RETURN_IF_ERROR(CheckRank(op, "values", values, 2));
+  matrix->values_type = ValuesOf(values.dtype());
   matrix->reach = reach;
   matrix->k = k;
-  matrix->n = order.dim_size(0);
-  matrix->steps = windows.dim_size(0);
-  const TensorShape entries({matrix->steps, sparse::StepEntries(values_type)});
-  TF_RETURN_IF_ERROR(CheckShape(op, "indices", indices, entries));
-  if (values != nullptr) TF_RETURN_IF_ERROR(CheckShape(op, "values", *values, entries));
-  TF_RETURN_IF_ERROR(CheckShape(op, "panels", panels, TensorShape({sparse::NumPanels(matrix->n) + 1})));
-  matrix->windows = windows.flat<uint16_t>().data();
-  matrix->indices = indices.flat<uint8_t>().data();
-  matrix->values = values != nullptr ? values->data() : nullptr;
-  matrix->panels = panels.flat<int32_t>().data();
-  matrix->order = order.flat<int32_t>().data();
-  return absl::OkStatus();
-}
-
-absl::Status Invalid(const char* op, const std::string& error) {
-  return error.empty() ? absl::OkStatus() : absl::InvalidArgumentError(absl::StrCat(op, ": ", error));
+  matrix->steps = values.dim_size(0);
+  matrix->values = values.data();
+  TF_RETURN_IF_ERROR(CheckShape(op, "values", values, TensorShape({matrix->steps, sparse::StepEntries(matrix->values_type)})));
+  return Invalid(op, sparse::SetStructure(structure.flat<uint8_t>().data(), structure.dim_size(0), matrix));
 }
 
 class SparseMatMulOp : public OpKernel {
@@ -182,13 +163,11 @@ class SparseMatMulOp : public OpKernel {
 
   void Compute(OpKernelContext* ctx) override {
     const Tensor& x = ctx->input(0);
-    const Tensor& values = ctx->input(1 + kValues);
     OP_REQUIRES(ctx, x.dims() >= 1,
                 absl::InvalidArgumentError(absl::StrCat(kOp, ": x must have rank >= 1; received shape ", x.shape().DebugString())));
     sparse::MatMulArgs args;
     const int64_t k = x.dim_size(x.dims() - 1);
-    OP_REQUIRES_OK(ctx, GetMatrix(kOp, ctx->input(1 + kWindows), ctx->input(1 + kIndices), &values, ValuesOf(values.dtype()),
-                                  ctx->input(1 + kPanels), ctx->input(1 + kOrder), k, reach_, &args.matrix));
+    OP_REQUIRES_OK(ctx, GetMatrix(kOp, ctx->input(1), ctx->input(2), k, reach_, &args.matrix));
     const bool is_int8 = args.matrix.values_type == sparse::Values::kInt8;
     args.m = LeadingElements(x.shape());
     args.x = x.data();
@@ -237,10 +216,8 @@ class SparseUnpackOp : public OpKernel {
   }
 
   void Compute(OpKernelContext* ctx) override {
-    const Tensor& values = ctx->input(kValues);
     sparse::Matrix matrix;
-    OP_REQUIRES_OK(ctx, GetMatrix(kOp, ctx->input(kWindows), ctx->input(kIndices), &values, ValuesOf(values.dtype()),
-                                  ctx->input(kPanels), ctx->input(kOrder), in_features_, reach_, &matrix));
+    OP_REQUIRES_OK(ctx, GetMatrix(kOp, ctx->input(0), ctx->input(1), in_features_, reach_, &matrix));
     OP_REQUIRES_OK(ctx, Invalid(kOp, sparse::CheckMatrix(&matrix)));
     const float* scale;
     OP_REQUIRES_OK(ctx, optional_.Get(ctx, 0, matrix.n, &scale));
@@ -267,8 +244,7 @@ class SparseValuesGradientOp : public OpKernel {
     const Tensor& dz = ctx->input(1);
     OP_REQUIRES_OK(ctx, CheckRank(kOp, "x", x, 2));
     sparse::Matrix matrix;
-    OP_REQUIRES_OK(ctx, GetMatrix(kOp, ctx->input(2), ctx->input(3), nullptr, sparse::Values::kFloat32, ctx->input(4), ctx->input(5),
-                                  x.dim_size(1), reach_, &matrix));
+    OP_REQUIRES_OK(ctx, GetMatrix(kOp, ctx->input(2), ctx->input(3), x.dim_size(1), reach_, &matrix));
     OP_REQUIRES_OK(ctx, Invalid(kOp, sparse::CheckMatrix(&matrix)));
     OP_REQUIRES_OK(ctx, CheckShape(kOp, "dz", dz, TensorShape({x.dim_size(0), matrix.n})));
     Tensor* gradient = nullptr;

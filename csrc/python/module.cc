@@ -225,8 +225,8 @@ py::dtype SparseDtype(sparse::Values values) {
 }
 
 template <typename T>
-py::array_t<T> ArrayOf(const std::vector<T>& values, std::vector<py::ssize_t> shape) {
-  py::array_t<T> array(shape);
+py::array_t<T> ArrayOf(const std::vector<T>& values) {
+  py::array_t<T> array(static_cast<py::ssize_t>(values.size()));
   std::copy(values.begin(), values.end(), array.mutable_data());
   return array;
 }
@@ -247,50 +247,30 @@ py::tuple SparsePack(const py::array& weights, int64_t reach) {
   const auto steps = static_cast<py::ssize_t>(packed.windows.size());
   py::array stored(SparseDtype(values), std::vector<py::ssize_t>{steps, sparse::StepEntries(values)});
   std::copy(packed.values.begin(), packed.values.end(), static_cast<char*>(stored.mutable_data()));
-  return py::make_tuple(ArrayOf(packed.windows, {steps}), ArrayOf(packed.indices, {steps, sparse::StepEntries(values)}), stored,
-                        ArrayOf(packed.panels, {static_cast<py::ssize_t>(packed.panels.size())}),
-                        ArrayOf(packed.order, {static_cast<py::ssize_t>(packed.order.size())}));
+  return py::make_tuple(ArrayOf(packed.Structure()), stored);
 }
 
 // The arrays of a packed matrix, whose sizes must go together.
-struct SparseArrays {
-  Dense<uint16_t> windows;
-  Dense<uint8_t> indices;
-  py::array values;
-  Dense<int32_t> panels;
-  Dense<int32_t> order;
+sparse::Matrix SparseMatrix(const Dense<uint8_t>& structure, const py::array& values, int64_t k, int64_t reach) {
+  sparse::Matrix a;
+  a.values_type = SparseValuesOf(values);
+  a.reach = reach;
+  a.k = k;
+  RequireRank(structure, "structure", 1);
+  Require(values.ndim() == 2 && values.shape(1) == sparse::StepEntries(a.values_type),
+          "`values` must have shape (steps, " + std::to_string(sparse::StepEntries(a.values_type)) + "); received shape " +
+              ShapeOf(values) + ".");
+  a.steps = values.shape(0);
+  a.values = values.data();
+  std::string error = sparse::SetStructure(structure.data(), structure.shape(0), &a);
+  if (error.empty()) error = sparse::CheckMatrix(&a);
+  Require(error.empty(), error);
+  return a;
+}
 
-  sparse::Matrix Matrix(int64_t k, int64_t reach) const {
-    sparse::Matrix a;
-    a.values_type = SparseValuesOf(values);
-    a.reach = reach;
-    a.k = k;
-    RequireRank(order, "order", 1);
-    RequireRank(windows, "windows", 1);
-    a.n = order.shape(0);
-    a.steps = windows.shape(0);
-    RequireLength(panels, "panels", sparse::NumPanels(a.n) + 1);
-    const py::array* const both[] = {&indices, &values};
-    for (const py::array* array : both) {
-      Require(array->ndim() == 2 && array->shape(0) == a.steps && array->shape(1) == sparse::StepEntries(a.values_type),
-              "`indices` and `values` must have shape (" + std::to_string(a.steps) + ", " +
-                  std::to_string(sparse::StepEntries(a.values_type)) + "); received shape " + ShapeOf(*array) + ".");
-    }
-    a.windows = windows.data();
-    a.indices = indices.data();
-    a.values = values.data();
-    a.panels = panels.data();
-    a.order = order.data();
-    const std::string error = sparse::CheckMatrix(&a);
-    Require(error.empty(), error);
-    return a;
-  }
-};
-
-py::array SparseUnpack(const Dense<uint16_t>& windows, const Dense<uint8_t>& indices, const py::array& values, const Dense<int32_t>& panels,
-                       const Dense<int32_t>& order, int64_t k, int64_t reach) {
-  const SparseArrays arrays = {windows, indices, py::array::ensure(values, py::array::c_style), panels, order};
-  const sparse::Matrix matrix = arrays.Matrix(k, reach);
+py::array SparseUnpack(const Dense<uint8_t>& structure, const py::array& values, int64_t k, int64_t reach) {
+  const py::array contiguous = py::array::ensure(values, py::array::c_style);
+  const sparse::Matrix matrix = SparseMatrix(structure, contiguous, k, reach);
   py::array weights(SparseDtype(matrix.values_type), std::vector<py::ssize_t>{k, matrix.n});
   void* to = weights.mutable_data();
   py::gil_scoped_release release;
@@ -298,17 +278,17 @@ py::array SparseUnpack(const Dense<uint16_t>& windows, const Dense<uint8_t>& ind
   return weights;
 }
 
-py::array SparseMatMul(const Dense<float>& x, const Dense<uint16_t>& windows, const Dense<uint8_t>& indices, const py::array& values,
-                       const Dense<int32_t>& panels, const Dense<int32_t>& order, const OptionalFloats& scale, const OptionalFloats& bias,
-                       std::optional<float> x_scale, const std::string& activation, int64_t reach, bool sums, int threads) {
+py::array SparseMatMul(const Dense<float>& x, const Dense<uint8_t>& structure, const py::array& values, const OptionalFloats& scale,
+                       const OptionalFloats& bias, std::optional<float> x_scale, const std::string& activation, int64_t reach, bool sums,
+                       int threads) {
   RequireTier();
   RequireRank(x, "x", 2);
-  const SparseArrays arrays = {windows, indices, py::array::ensure(values, py::array::c_style), panels, order};
+  const py::array contiguous = py::array::ensure(values, py::array::c_style);
   sparse::MatMulArgs args;
   args.m = x.shape(0);
   args.x = x.data();
   args.x_stride = x.shape(1);
-  args.matrix = arrays.Matrix(x.shape(1), reach);
+  args.matrix = SparseMatrix(structure, contiguous, x.shape(1), reach);
   const int64_t n = args.y_stride = args.matrix.n;
   const bool is_int8 = args.matrix.values_type == sparse::Values::kInt8;
   Require(scale.has_value() == (is_int8 && !sums), "`scale` must be given if and only if `values` are int8.");
@@ -418,12 +398,12 @@ PYBIND11_MODULE(_kernels, m) {
   m.def("cpu_info", &CpuInfoDict, "What the CPU is, which instruction-set tiers it runs, and which one is in force.");
   m.def("int8_variants", &Int8Variants, "Which inner steps each tier uses for int8 weights.");
   m.def("sparse_pack", &SparsePack, py::arg("weights"), py::arg("reach") = 64,
-        "Packs the nonzeros of float32, uint16 (bfloat16 bits) or int8 weights [K, N]: (windows, indices, values, panels, order).");
-  m.def("sparse_unpack", &SparseUnpack, py::arg("windows"), py::arg("indices"), py::arg("values"), py::arg("panels"), py::arg("order"),
-        py::arg("in_features"), py::arg("reach") = 64, "The exact inverse of sparse_pack: weights [K, N] of the type of `values`.");
-  m.def("sparse_matmul", &SparseMatMul, py::arg("x"), py::arg("windows"), py::arg("indices"), py::arg("values"), py::arg("panels"),
-        py::arg("order"), py::arg("scale") = py::none(), py::arg("bias") = py::none(), py::arg("x_scale") = py::none(),
-        py::arg("activation") = "linear", py::arg("reach") = 64, py::arg("sums") = false, py::arg("threads") = 1,
+        "Packs the nonzeros of float32, uint16 (bfloat16 bits) or int8 weights [K, N]: (structure, values).");
+  m.def("sparse_unpack", &SparseUnpack, py::arg("structure"), py::arg("values"), py::arg("in_features"), py::arg("reach") = 64,
+        "The exact inverse of sparse_pack: weights [K, N] of the type of `values`.");
+  m.def("sparse_matmul", &SparseMatMul, py::arg("x"), py::arg("structure"), py::arg("values"), py::arg("scale") = py::none(),
+        py::arg("bias") = py::none(), py::arg("x_scale") = py::none(), py::arg("activation") = "linear", py::arg("reach") = 64,
+        py::arg("sums") = false, py::arg("threads") = 1,
         "activation(x_scale * scale * (x_q @ w) + bias) as float32 [M, N], or with `sums` the exact integer sums as int32; x is float32 "
         "[M, K].");
   m.def("sparse_variants", &SparseVariants, "Which kernels each tier uses for pruned weights.");

@@ -207,9 +207,7 @@ def test_options_are_checked(options, error, message):
 def test_weights_that_are_not_finite(scope, names):
     model = sequential()
     model.get_layer("head").kernel.assign(np.full((32, 4), np.nan))
-    with pytest.raises(
-        ValueError, match=f"Weights of {names} cannot be pruned: `kernel` must be finite"
-    ):
+    with pytest.raises(ValueError, match=f"Weights of {names} cannot be pruned: `kernel` must"):
         tfc.prune(model, sparsity=0.5, scope=scope)
 
 

@@ -17,7 +17,7 @@ Activations = Literal["dynamic", "static"]
 
 # Of 64 inputs each output's weights can be told apart by 6 bits; int8 steps may reach twice as far.
 _WINDOW = 64
-_PACKED = ("windows", "indices", "values", "panels", "order")
+_PACKED = ("structure", "values")
 
 
 @register_format
@@ -47,12 +47,12 @@ class Sparse(Format):
             row by its largest magnitude as the op runs; `"static"`, all rows by one scale, found
             from calibration data.
 
-    Packed arrays, S steps of E = 1 (int8: 4) entries for each of 16 outputs, P panels:
-        `windows`: uint16 `[S]`, where a step's window of inputs begins, in units of 16 (int8: 64).
-        `indices`: uint8 `[S, 16 * E]`, places in the window; 128 where there is no weight.
+    Packed arrays, S steps of E = 1 (int8: 4) entries for each of 16 outputs, P = ceil(out_features / 16):
+        `structure`: uint8 `[bytes]`, where weights lie, one after the other: uint8 `[S, 16 * E]`,
+            places in the steps' windows, 128 where there is no weight; int32 `[P + 1]`, the first
+            step of each 16 outputs; int32 `[out_features]`, which output each lane of each panel
+            is; uint16 `[S]`, where a step's window begins, in units of 16 inputs (int8: 64).
         `values`: float32, bfloat16 or int8 `[S, 16 * E]`.
-        `panels`: int32 `[P + 1]`, the first step of each 16 outputs.
-        `order`: int32 `[out_features]`, which output each lane of each panel is.
         `scale`: float32 `[out_features]`, only with `values="int8"`.
         `x_scale`: float32 `[1]`, only with `activations="static"`.
         `shape`: int32 `[2]`, `(in_features, out_features)`.
@@ -258,11 +258,8 @@ class Sparse(Format):
         """Shape and dtype of each array; the number of steps depends on the weights."""
         entries = 64 if self.values == "int8" else 16
         specs: ArraySpecs = {
-            "windows": ((None,), "uint16"),
-            "indices": ((None, entries), "uint8"),
+            "structure": ((None,), "uint8"),
             "values": ((None, entries), self.values),
-            "panels": ((-(-out_features // 16) + 1,), "int32"),
-            "order": ((out_features,), "int32"),
         }
         if self.values == "int8":
             specs["scale"] = ((out_features,), "float32")
@@ -289,12 +286,16 @@ class Sparse(Format):
             if not np.isfinite(np.asarray(arrays[name], np.float32)).all():
                 raise ValueError(f"`{name}` must be finite; received NaN or infinite values.")
         # A product with no rows computes nothing: only the arrays are checked.
-        kernels.sparse_matmul(
+        product = kernels.sparse_matmul(
             np.zeros((0, in_features), np.float32),
             **_for_kernels(arrays),
             scale=np.asarray(arrays["scale"]) if self.values == "int8" else None,
             reach=self._reach,
         )
+        if product.shape[1] != out_features:
+            raise ValueError(
+                f"`structure` must have {out_features} outputs; received {product.shape[1]}."
+            )
 
     def describe(self, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, str]:
         """The sparsity found, how full the steps are, and bytes beside those of plain CSR.

@@ -169,6 +169,34 @@ void UnpackAs(const Matrix& matrix, T* weights) {
 
 }  // namespace
 
+std::vector<uint8_t> Packed::Structure() const {
+  std::vector<uint8_t> structure;
+  const auto append = [&](const auto& array) {
+    const auto* bytes = reinterpret_cast<const uint8_t*>(array.data());
+    structure.insert(structure.end(), bytes, bytes + array.size() * sizeof(array[0]));
+  };
+  append(indices);
+  append(panels);
+  append(order);
+  append(windows);
+  return structure;
+}
+
+std::string SetStructure(const uint8_t* structure, int64_t structure_bytes, Matrix* matrix) {
+  Matrix& a = *matrix;
+  a.n = OutFeatures(a.values_type, a.steps, structure_bytes);
+  if (a.n < 0) {
+    return "structure must have a size that goes with " + std::to_string(a.steps) + " steps of values; received " +
+           std::to_string(structure_bytes) + " bytes";
+  }
+  a.indices = structure;
+  structure += a.steps * StepEntries(a.values_type);
+  a.panels = reinterpret_cast<const int32_t*>(structure);
+  a.order = a.panels + NumPanels(a.n) + 1;
+  a.windows = reinterpret_cast<const uint16_t*>(a.order + a.n);
+  return "";
+}
+
 std::string CheckMatrix(Matrix* matrix) {
   const Matrix& a = *matrix;
   const auto size = [](int64_t value) { return std::to_string(value); };

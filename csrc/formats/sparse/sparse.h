@@ -18,7 +18,11 @@
 // places with those of the next, so that few places stay empty (10 % of uniformly random weights fill 78 %; windows that do not
 // overlap 50 %). An empty place holds value 0 and index 128 (kPadding), so that it can be told from a stored weight whose value is 0.
 //
-// panels[p] is the first step of panel p, panels[P] the number of steps. order[16 * p + lane] is the output that a lane computes: outputs of
+// All that says where values lie is one array of bytes, `structure`: a tensor more would cost an op at batch 1 as much as a few hundred steps.
+//
+//     indices [steps, 16, entries] uint8 | panels [P + 1] int32 | order [n] int32 | windows [steps] uint16
+//
+// n follows from the number of bytes and of steps. panels[p] is the first step of panel p, panels[P] the number of steps. order[16 * p + lane] is the output that a lane computes: outputs of
 // like fill share a panel where that saves steps.
 //
 // Whatever the bytes are, nothing is read out of bounds: an index is taken modulo the reach, and x is copied or quantised to memory that the
@@ -58,6 +62,16 @@ TFCOMPRESS_INLINE constexpr int64_t MostInFeatures(Values values) {
   return values == Values::kInt8 ? 65536 : kMostWindows * Stride(values);
 }
 
+TFCOMPRESS_INLINE constexpr int64_t StructureBytes(Values values, int64_t steps, int64_t n) {
+  return steps * (StepEntries(values) + 2) + 4 * (NumPanels(n) + 1 + n);
+}
+// The n of a structure, or -1 if none has so many bytes.
+TFCOMPRESS_INLINE constexpr int64_t OutFeatures(Values values, int64_t steps, int64_t structure_bytes) {
+  const int64_t words = (structure_bytes - steps * (StepEntries(values) + 2)) / 4 - 1;  // n + ceil(n / 16)
+  const int64_t n = words * 16 / 17;
+  return words >= 0 && StructureBytes(values, steps, n) == structure_bytes ? n : -1;
+}
+
 // A packed matrix that somebody else owns.
 struct Matrix {
   Values values_type = Values::kFloat32;
@@ -72,6 +86,9 @@ struct Matrix {
   bool in_order = false;              // order[j] = j: CheckMatrix() finds it out
 };
 
+// Points windows, indices, panels and order into a structure, which is 4-byte aligned, and sets n. Empty, or what is wrong with its size.
+std::string SetStructure(const uint8_t* structure, int64_t structure_bytes, Matrix* matrix);
+
 // Empty, or what is wrong.
 std::string CheckMatrix(Matrix* matrix);
 
@@ -82,6 +99,8 @@ struct Packed {
   std::vector<char> values;
   std::vector<int32_t> panels;
   std::vector<int32_t> order;
+
+  std::vector<uint8_t> Structure() const;
 };
 
 // Packs the nonzeros of `weights`, [k, n] row-major, of the type that `values` names. Outputs are reordered where that saves
