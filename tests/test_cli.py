@@ -371,6 +371,29 @@ class TestInspect:
         assert "scale 0.00" in output
 
 
+class TestSparse:
+    OPTIONS = ("--format", "sparse", "--pattern", "8:64", "--values", "int8", "--batch-size", "0")
+
+    def test_compress_and_inspect(self, model, model_file, tmp_path):
+        out = tmp_path / "sparse.keras"
+        found = json.loads(run("compress", model_file, "-o", out, *self.OPTIONS, "--json").stdout)
+        assert found["total"]["format"] == "sparse 8:64 int8"
+        matrix = keras.saving.load_model(out).get_layer("hidden").weight_matrix()
+        assert (np.count_nonzero(matrix[:64], axis=0) <= 8).all()
+        hidden = json.loads(run("inspect", out, "--json").stdout)["layers"][0]
+        assert hidden["facts"]["pattern"] == "8:64"
+        assert hidden["facts"]["fill"].endswith(" %")
+        assert float(hidden["facts"]["sparsity"].split()[0]) >= 87.5
+        assert "sparsity" in run("inspect", out).output
+
+    def test_what_does_not_pay_stays_dense(self, model_file, tmp_path):
+        out = tmp_path / "sparse.keras"
+        options = ("--format", "sparse", "--sparsity", "0", "--batch-size", "512")
+        result = run("compress", model_file, "-o", out, *options)
+        assert result.exit_code == 0, result.output
+        assert "kept dense: 0 % zeros; sparse pays from about" in result.output
+
+
 @dataclasses.dataclass(frozen=True)
 class Later(tfc.Format):
     """A format that is registered later.
@@ -398,6 +421,7 @@ class TestFormatOptions:
     @pytest.fixture(autouse=True)
     def _registered(self, monkeypatch):
         monkeypatch.setitem(format_module._FORMATS, "later", Later)
+        monkeypatch.delitem(format_module._FORMATS, "sparse")
 
     @pytest.mark.parametrize(
         ("options", "expected"),

@@ -14,16 +14,24 @@ from keras.layers import Layer
 from keras.src.models.functional import Functional  # What keras.Model(inputs, outputs) makes.
 
 from tfcompress_ops import formats as formats_lib
+from tfcompress_ops.break_even import alternative
 from tfcompress_ops.formats.format import Format
 from tfcompress_ops.layers.layer import CompressedLayer, refusal, replacement
 
 Formats = Any  # A format or its name, or {glob: format, name or None}.
 _CALIBRATION_BATCH = 64
+_NOTE = "_tfcompress_note"
 # Whether layers that Keras quantised run on their quantised weights; not in their configuration.
 _KERAS_FLAGS = {"is_gptq_calibrated", "is_awq_calibrated"}
 
 
-def compress(model: keras.Model, formats: Formats, calibration_data: Any = None) -> keras.Model:
+def compress(
+    model: keras.Model,
+    formats: Formats,
+    calibration_data: Any = None,
+    *,
+    batch_size: int | None = 32,
+) -> keras.Model:
     """Makes a model whose layers keep their weights in compressed formats.
 
     The original is left as it is. Layer names, shared and nested layers, inputs and outputs stay
@@ -41,6 +49,10 @@ def compress(model: keras.Model, formats: Formats, calibration_data: Any = None)
             from: arrays, nested as the model takes them, or an iterable of batches such as a
             `tf.data.Dataset` or a generator (of inputs, or of tuples that start with them). The
             original runs on all of it once.
+        batch_size: Rows that the model is to be fast for. A layer whose format leaves zeros out
+            (`tfc.Sparse`) is timed at this batch size, on this machine. Where it has too few zeros
+            to pay, it stays dense, or with int8 values becomes dense int8; `tfc.report` says so.
+            `None`: every layer gets its format, whatever it costs.
 
     Returns:
         A new model.
@@ -58,6 +70,8 @@ def compress(model: keras.Model, formats: Formats, calibration_data: Any = None)
         Int8(activations='dynamic', center=False)
     """
     check_model(model)
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise ValueError(f"`batch_size` must be a positive integer; received {batch_size!r}.")
     chosen = _choose(model, formats)
     calibration = _calibrate(model, chosen, calibration_data)
 
@@ -66,11 +80,30 @@ def compress(model: keras.Model, formats: Formats, calibration_data: Any = None)
         if cls is None or layer not in chosen:
             return None
         try:
-            return cls.from_layer(layer, chosen[layer], calibration.get(layer))
+            new = cls.from_layer(layer, chosen[layer], calibration.get(layer))
+            faster = None if batch_size is None else alternative(layer, new, batch_size)
+            if faster is None:
+                return new
+            if faster.format is None:
+                return noted(copy_layer(layer), faster.reason)
+            return noted(
+                cls.from_layer(layer, faster.format, calibration.get(layer)), faster.reason
+            )
         except ValueError as error:
             raise ValueError(f"Layer {layer.name!r} cannot be compressed: {error}") from error
 
     return rebuild(model, replace)
+
+
+def noted(layer: Layer, note: str) -> Layer:
+    """Attaches to a layer why it is not what was asked for; it is not saved with the model."""
+    object.__setattr__(layer, _NOTE, note)
+    return layer
+
+
+def note_of(layer: Layer) -> str | None:
+    """What `noted` attached to a layer, or `None`."""
+    return getattr(layer, _NOTE, None)
 
 
 def decompress(model: keras.Model) -> keras.Model:
@@ -145,7 +178,7 @@ def rebuild(model: keras.Model, replace: Callable[[Layer], Layer | None]) -> ker
             copies[layer] = (
                 keras.models.clone_model(layer, clone_function=clone)
                 if _is_graph(layer)
-                else replace(layer) or _copy(layer)
+                else replace(layer) or copy_layer(layer)
             )
         return copies[layer]
 
@@ -350,7 +383,7 @@ def _copy_variables(old: Layer, new: Layer) -> None:
         target.assign(source)
 
 
-def _copy(layer: Layer) -> Layer:
+def copy_layer(layer: Layer) -> Layer:
     """A layer of the same configuration, from its live class and functions."""
     objects = {type(layer).__name__: type(layer)}
     objects.update(_functions(vars(layer).values()))

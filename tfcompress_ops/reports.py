@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -12,20 +11,13 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
-from tfcompress_ops.bench.chains import graph_kept
-from tfcompress_ops.bench.timing import interleave
-from tfcompress_ops.compression import batches, layer_paths, watching
+from tfcompress_ops.compression import batches, layer_paths, note_of, watching
+from tfcompress_ops.latency import layer_latencies_us, median_call_us
 from tfcompress_ops.layers.layer import CompressedLayer, refusal
 
 _BATCH = 64
 # Stands for dimensions that a model leaves open, where no data says how large they are.
 _OPEN_DIMENSION = 32
-_ROUNDS = 5
-_BURST_SECONDS = 0.01
-# A call of a tf.function costs ~200 us before its first op. The difference between a graph of one
-# call of a layer and a chain of calls is the layer's own time, if the chain takes milliseconds.
-_CHAIN_OPERATIONS = 200_000_000
-_SHORTEST_CHAIN, _LONGEST_CHAIN = 5, 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +36,7 @@ class Change:
         latency_before_us: Microseconds of one call before: of a layer inside a larger graph, of a
             model all that a `tf.function` takes. `None` where the layer is the same after.
         latency_after_us: The same after.
-        note: Why the layer is not compressed, or empty.
+        note: Why the layer is not compressed, or not as was asked, or empty.
     """
 
     path: str
@@ -161,7 +153,7 @@ def report(original: keras.Model, compressed: keras.Model, data: Any = None) -> 
             changes.append(_compressed(path, before, probes[before], weight_norms))
         elif before.weights:
             changes.append(_kept(path, before, after))
-    before_us, after_us = _medians(
+    before_us, after_us = median_call_us(
         lambda: original(first, training=False), lambda: compressed(first, training=False)
     )
     total = Change(
@@ -234,7 +226,8 @@ def _compressed(path: str, before: Any, probe: _Probe, weight_norms: _Norms) -> 
     norms = _Norms()
     for each in (norms, weight_norms):
         each.add(source, matrix)
-    before_us, after_us = _layer_latencies(before, after, probe.inputs)
+    out_features = after.matrix_shape(probe.inputs.shape)[1]
+    before_us, after_us = layer_latencies_us([before, after], probe.inputs, out_features)
     return Change(
         path=path,
         format=after.format.label,
@@ -244,6 +237,7 @@ def _compressed(path: str, before: Any, probe: _Probe, weight_norms: _Norms) -> 
         output_error=probe.norms.relative(),
         latency_before_us=before_us,
         latency_after_us=after_us,
+        note=note_of(after) or "",
     )
 
 
@@ -254,7 +248,9 @@ def _kept(path: str, before: Any, after: Any) -> Change:
         format=after.format.label if compressed else str(before.weights[0].dtype),
         bytes_before=_nbytes(before),
         bytes_after=_nbytes(after),
-        note="" if compressed else refusal(before) or "no format was chosen for it",
+        note=""
+        if compressed
+        else note_of(after) or refusal(before) or "no format was chosen for it",
     )
 
 
@@ -273,50 +269,6 @@ def _zeros(model: keras.Model) -> Any:
 
     inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
     return keras.tree.map_structure(zeros, inputs)
-
-
-def _layer_latencies(before: Any, after: Any, inputs: Any) -> tuple[float, float]:
-    """Microseconds of one more call of a layer in a graph that calls it already."""
-
-    def chain(layer: Any, calls: int) -> Callable[[], Any]:
-        step = tf.function(layer, autograph=False)  # traced once
-
-        def run() -> list[Any]:
-            outputs: list[Any] = []
-            for _ in range(calls):
-                with tf.control_dependencies(outputs[-1:]):
-                    outputs.append(step(tf.identity(inputs)))
-            return outputs  # all of them, so that all are made
-
-        return run
-
-    shape = after.matrix_shape(inputs.shape)
-    operations = 2 * max(1, int(tf.size(inputs)) * shape[1])
-    length = min(_LONGEST_CHAIN, max(_SHORTEST_CHAIN, _CHAIN_OPERATIONS // operations))
-    with graph_kept():
-        before_1, before_n, after_1, after_n = _medians(
-            *(chain(layer, calls) for layer in (before, after) for calls in (1, length))
-        )
-    return (
-        max(0.0, before_n - before_1) / (length - 1),
-        max(0.0, after_n - after_1) / (length - 1),
-    )
-
-
-def _medians(*cases: Callable[[], Any]) -> list[float]:
-    """Microseconds of a call of each through `tf.function`: medians over interleaved bursts."""
-
-    def compiled(function: Callable[[], Any]) -> Callable[[], Any]:
-        graph = tf.function(function, autograph=False).get_concrete_function()
-        # Fetching a value waits for a GPU to finish.
-        return lambda: keras.tree.flatten(graph())[0].numpy()
-
-    timings = interleave(
-        {str(index): compiled(case) for index, case in enumerate(cases)},
-        rounds=_ROUNDS,
-        burst_seconds=_BURST_SECONDS,
-    )
-    return [timing.median_us for timing in timings.values()]
 
 
 def _cells(change: Change) -> list[str]:

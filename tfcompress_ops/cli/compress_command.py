@@ -30,7 +30,8 @@ _SHOWN_REASONS = 3
     epilog="Examples:\n\n"
     "tfcompress compress model.keras -o small.keras\n\n"
     "tfcompress compress model.keras -o small.keras --layers 'encoder/*' --center\n\n"
-    "tfcompress compress model.keras -o small.keras --activations static --calibration x.npy"
+    "tfcompress compress model.keras -o small.keras --activations static --calibration x.npy\n\n"
+    "tfcompress compress model.keras -o small.keras --format sparse --pattern 8:64 --values int8"
 )
 @format_options.with_format_options
 @console.command
@@ -58,6 +59,14 @@ def compress(
             "need calibration, and for the errors in the report.",
         ),
     ] = None,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Rows that the model is to be fast for: a layer with too few zeros for a sparse "
+            "format to pay at this batch size stays dense. 0: every layer gets the format.",
+        ),
+    ] = 32,
     imports: Annotated[
         list[str] | None,
         typer.Option(
@@ -80,7 +89,10 @@ def compress(
         )
     try:
         compressed = compression.compress(
-            original, dict.fromkeys(layers or (_EVERY_LAYER,), chosen), calibration_data=data
+            original,
+            dict.fromkeys(layers or (_EVERY_LAYER,), chosen),
+            calibration_data=data,
+            batch_size=batch_size or None,
         )
     except (TypeError, ValueError) as error:
         raise CommandError(f"{model}: {error}") from error
@@ -95,7 +107,7 @@ def compress(
     console.out.print(report)
     for change in report.layers:
         if change.note:
-            console.out.print(f"{change.path}: left as it was: {change.note}", markup=False)
+            console.out.print(f"{change.path}: {change.note}", markup=False)
     console.out.print(
         f"Wrote {output}: {after / 1e6:.2f} MB, {before / after:.1f} times smaller than {model} "
         f"({before / 1e6:.2f} MB).",

@@ -71,6 +71,7 @@ def _describe(path: str, layer: keras.layers.Layer) -> dict[str, Any]:
         "shapes": [list(shape)],
         "float32_bytes": float32_bytes,
         "arrays": {name: _describe_array(array) for name, array in arrays.items()},
+        "facts": layer.format.describe(arrays),
         "note": "",
     }
 
@@ -116,18 +117,20 @@ def _print(found: dict[str, Any]) -> None:
             layer["format"] or layer["dtype"],
             f"{layer['bytes']:,}",
             f"{layer['bytes'] / layer['float32_bytes']:.1%}" if compressed else "",
-            _ranges(layer["arrays"]) if compressed else layer["note"],
+            _facts(layer) if compressed else layer["note"],
         )
     console.out.print(table)
     console.out.print(f"{found['weight_bytes']:,} bytes of weights in all.")
 
 
-def _ranges(arrays: dict[str, Any]) -> str:
-    return ", ".join(
+def _facts(layer: dict[str, Any]) -> str:
+    facts = [f"{name} {value}" for name, value in layer["facts"].items()]
+    ranges = [
         f"{name} {array['range'][0]:.3g} to {array['range'][1]:.3g}"
-        for name, array in arrays.items()
+        for name, array in layer["arrays"].items()
         if "range" in array
-    )
+    ]
+    return ", ".join(facts + ranges)
 
 
 def _nbytes(layer: keras.layers.Layer) -> int:

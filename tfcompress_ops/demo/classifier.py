@@ -8,7 +8,10 @@ from typing import Any
 
 import keras
 
+from tfcompress_ops import callbacks, methods
 from tfcompress_ops.demo import digits as digits_lib
+
+HEAD = "digit"  # the last layer
 
 _BATCH_SIZE = 128
 _DROPOUT = 0.3
@@ -24,7 +27,7 @@ def build(hidden: int) -> keras.Model:
             keras.layers.Dropout(_DROPOUT, name="dropout_1"),
             keras.layers.Dense(hidden, activation="relu", name="shapes"),
             keras.layers.Dropout(_DROPOUT, name="dropout_2"),
-            keras.layers.Dense(digits_lib.CLASSES, name="digit"),
+            keras.layers.Dense(digits_lib.CLASSES, name=HEAD),
         ],
         name="digits",
     )
@@ -52,25 +55,69 @@ def train(
     """
     keras.utils.set_random_seed(seed)
     trained = build(hidden)
+    _fit(trained, digits, epochs, seed, on_step)
+    return _plain(trained)
+
+
+def fine_tune(
+    model: keras.Model,
+    pruning: dict[str, Any],
+    digits: digits_lib.Digits,
+    *,
+    epochs: int,
+    seed: int,
+) -> keras.Model:
+    """Prunes a classifier's hidden layers and trains on under the zeros.
+
+    Args:
+        model: what `train` returned; it is left as it is.
+        pruning: arguments of `tfc.prune`.
+        digits: the data; only the training part is used.
+        epochs: passes over the data.
+        seed: of the order of the batches, the shifts and the dropout.
+
+    Returns:
+        Another classifier, not compiled. The layer `HEAD` has no zeros: it is small, and every
+        weight of it counts.
+    """
+    keras.utils.set_random_seed(seed)
+    pruned = methods.prune(model, **pruning)
+    pruned.get_layer(HEAD).set_weights(model.get_layer(HEAD).get_weights())
+    _fit(pruned, digits, epochs, seed, lambda _: None, callbacks.Pruning())
+    return _plain(pruned)
+
+
+def _fit(
+    model: keras.Model,
+    digits: digits_lib.Digits,
+    epochs: int,
+    seed: int,
+    on_step: Callable[[float], None],
+    *more: keras.callbacks.Callback,
+) -> None:
     images, labels = digits_lib.shifted(digits, epochs, seed)
     steps = math.ceil(len(labels) / _BATCH_SIZE)
     decay = keras.optimizers.schedules.CosineDecay(_LEARNING_RATE, steps)
-    trained.compile(
+    model.compile(
         optimizer=keras.optimizers.Adam(decay),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         jit_compile=False,
     )
-    trained.fit(
+    model.fit(
         images,
         labels,
         batch_size=_BATCH_SIZE,
         shuffle=False,
         verbose=0,
-        callbacks=[_OnStep(on_step, steps)],
+        callbacks=[_OnStep(on_step, steps), *more],
     )
-    classifier = build(hidden)
-    classifier.set_weights(trained.get_weights())
+
+
+def _plain(model: keras.Model) -> keras.Model:
+    """A copy that is not compiled, so that a saved file holds the weights and no more."""
+    classifier = build(model.layers[0].units)
+    classifier.set_weights(model.get_weights())
     return classifier
 
 

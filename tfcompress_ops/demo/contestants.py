@@ -8,14 +8,16 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
 from tfcompress_ops import compression, formats
+from tfcompress_ops.demo import classifier
+from tfcompress_ops.demo import digits as digits_lib
 from tfcompress_ops.demo.digits import PIXELS
 from tfcompress_ops.demo.results import FLOAT32, FLOAT32_XLA, KERAS_INT8
 from tfcompress_ops.formats import Format
+
+_CALIBRATION_DIGITS = 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,16 +55,23 @@ class Contestant:
 
 def enter(
     model: keras.Model,
-    calibration_data: NDArray[np.float32],
+    digits: digits_lib.Digits,
     *,
+    epochs: int,
+    seed: int,
     with_xla: bool,
     on_step: Callable[[float], None],
 ) -> list[Contestant]:
     """Makes the contestants, plain Keras first.
 
+    A format that removes weights gets a classifier that was trained on without them; classifiers
+    that were pruned alike are trained once.
+
     Args:
         model: the trained classifier.
-        calibration_data: inputs for the formats that need to see some.
+        digits: what it was trained on; formats that need to see inputs see some of it.
+        epochs: passes over the digits with which a pruned classifier is trained on.
+        seed: of that training.
         with_xla: whether the model compiled by XLA is among them, which takes seconds to compile.
         on_step: called after each with the share that is done, 0 to 1.
     """
@@ -70,9 +79,21 @@ def enter(
     if with_xla:
         contestants.append(Contestant(FLOAT32_XLA, model, jit_compile=True))
     contestants.append(Contestant(KERAS_INT8, _keras_int8(model)))
+    calibration_data = digits.train_images[:_CALIBRATION_DIGITS]
+    pruned: dict[str, keras.Model] = {}
     pairs = variants()
     for step, (label, variant) in enumerate(pairs, start=1):
-        compressed = compression.compress(model, variant, calibration_data)
+        source = model
+        chosen: dict[str, Format | None] = {"*": variant}
+        if variant.pruning is not None:
+            key = repr(variant.pruning)
+            if key not in pruned:
+                pruned[key] = classifier.fine_tune(
+                    model, variant.pruning, digits, epochs=epochs, seed=seed
+                )
+            source = pruned[key]
+            chosen = {classifier.HEAD: variant.dense_alternative, "*": variant}
+        compressed = compression.compress(source, chosen, calibration_data, batch_size=None)
         contestants.append(Contestant(label, compressed, variant))
         on_step(step / len(pairs))
     return contestants

@@ -22,7 +22,6 @@ from tfcompress_ops.demo import digits as digits_lib
 from tfcompress_ops.demo import results as results_lib
 from tfcompress_ops.demo.contestants import Contestant, enter
 
-_CALIBRATION_DIGITS = 500
 # What keeps the whole demonstration within a minute or two on two slow cores.
 _SECONDS_PER_BATCH_SIZE = 12.0
 
@@ -53,6 +52,11 @@ class Settings:
     def epochs(self) -> int:
         """Passes over the training digits."""
         return 5 if self.quick else 8
+
+    @property
+    def pruned_epochs(self) -> int:
+        """Passes over the digits after weights were removed."""
+        return 1 if self.quick else 2
 
     @property
     def rounds(self) -> int:
@@ -87,9 +91,15 @@ def run(settings: Settings, environment: dict[str, Any], progress: Progress) -> 
     started = time.perf_counter()
     digits = digits_lib.load(settings.seed)
     model, training = _train(settings, digits, progress)
-    calibration_data = digits.train_images[:_CALIBRATION_DIGITS]
     with progress.stage("Compressing") as done:
-        contestants = enter(model, calibration_data, with_xla=not settings.quick, on_step=done)
+        contestants = enter(
+            model,
+            digits,
+            epochs=settings.pruned_epochs,
+            seed=settings.seed,
+            with_xla=not settings.quick,
+            on_step=done,
+        )
     rows, read = _measure(settings, contestants, digits, progress)
     headline = results_lib.headline(rows)
     chosen = next(one for one in contestants if one.label == headline.label)

@@ -42,3 +42,8 @@ def x_scale_of(largest: float | None) -> npt.NDArray[np.float32]:
             f"activations='static'; received {largest}. Pass `calibration_data` to tfc.compress."
         )
     return np.array([max(largest, _SMALLEST_RANGE) / _LARGEST], np.float32)
+
+
+def range_of(x_scale: npt.NDArray[np.float32]) -> float:
+    """The largest magnitude that a step stands for: what `x_scale_of` takes."""
+    return float(x_scale[0]) * _LARGEST

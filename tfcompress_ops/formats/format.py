@@ -151,6 +151,40 @@ class Format(abc.ABC):
         """Bytes that packed arrays take."""
         return sum(array.nbytes for array in arrays.values())
 
+    def work(self, arrays: Mapping[str, npt.NDArray[Any]]) -> float | None:
+        """Multiply-adds that packed arrays cost, as a share of those of the dense matrix.
+
+        Args:
+            arrays: What `pack` made.
+
+        Returns:
+            The share, padding included, or `None` for formats that multiply every weight: whether
+            they pay is no question of the weights.
+        """
+        del arrays
+        return None
+
+    @property
+    def dense_alternative(self) -> "Format | None":
+        """A format that stores values as this one does, and all of them; `None` if there is none.
+
+        It takes over where this one multiplies too much to pay.
+        """
+        return None
+
+    @property
+    def pruning(self) -> dict[str, Any] | None:
+        """Arguments of `tfc.prune` that remove what `pack` would, or `None` if it removes nothing.
+
+        Pruned weights want training: prune with these, train on, then pack.
+        """
+        return None
+
+    def calibration_of(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Any:
+        """The calibration that packed arrays were made with, for another format's `pack`."""
+        del arrays
+        return None
+
     def describe(self, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, str]:
         """What there is to say of packed arrays besides their bytes.
 

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tfcompress_ops import kernels, ops, patterns
-from tfcompress_ops.formats.calibration import largest_magnitude, x_scale_of
+from tfcompress_ops.formats.calibration import largest_magnitude, range_of, x_scale_of
 from tfcompress_ops.formats.format import Arrays, ArraySpecs, Format, as_matrix, register_format
+from tfcompress_ops.formats.int8 import Int8
 
 Values = Literal["float32", "bfloat16", "int8"]
 Activations = Literal["dynamic", "static"]
@@ -47,7 +48,8 @@ class Sparse(Format):
             row by its largest magnitude as the op runs; `"static"`, all rows by one scale, found
             from calibration data.
 
-    Packed arrays, S steps of E = 1 (int8: 4) entries for each of 16 outputs, P = ceil(out_features / 16):
+    Packed arrays, of S steps of E = 1 (int8: 4) entries for each of 16 outputs, and
+    P = ceil(out_features / 16) panels:
         `structure`: uint8 `[bytes]`, where weights lie, one after the other: uint8 `[S, 16 * E]`,
             places in the steps' windows, 128 where there is no weight; int32 `[P + 1]`, the first
             step of each 16 outputs; int32 `[out_features]`, which output each lane of each panel
@@ -297,6 +299,28 @@ class Sparse(Format):
                 f"`structure` must have {out_features} outputs; received {product.shape[1]}."
             )
 
+    def work(self, arrays: Mapping[str, npt.NDArray[Any]]) -> float:
+        """Places of all steps, empty ones included, as a share of the dense matrix."""
+        in_features, out_features = map(int, arrays["shape"])
+        return float(arrays["values"].size / max(in_features * out_features, 1))
+
+    @property
+    def dense_alternative(self) -> Format | None:
+        """With `values="int8"`, int8 weights with the same treatment of the activations."""
+        return Int8(self.activations) if self.values == "int8" else None
+
+    @property
+    def pruning(self) -> dict[str, Any] | None:
+        """What `sparsity`, `threshold`, `pattern` and `block` ask for."""
+        if self.sparsity is None and self.threshold is None and self.pattern is None:
+            return None
+        names = ("sparsity", "threshold", "pattern", "block")
+        return {name: getattr(self, name) for name in names}
+
+    def calibration_of(self, arrays: Mapping[str, npt.NDArray[Any]]) -> float | None:
+        """The largest magnitude that `x_scale` stands for."""
+        return range_of(arrays["x_scale"]) if self.needs_calibration else None
+
     def describe(self, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, str]:
         """The sparsity found, how full the steps are, and bytes beside those of plain CSR.
 
@@ -330,16 +354,10 @@ class Sparse(Format):
         return largest_magnitude(state, x)
 
     def _prune(self, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        if self.sparsity is None and self.threshold is None and self.pattern is None:
+        pruning = self.pruning
+        if pruning is None:
             return matrix
-        keep = patterns.keep_mask(
-            matrix,
-            sparsity=self.sparsity,
-            threshold=self.threshold,
-            pattern=self.pattern,
-            block=self.block,
-        )
-        return np.where(keep, matrix, np.float32(0))
+        return np.where(patterns.keep_mask(matrix, **pruning), matrix, np.float32(0))
 
     def _arrays(
         self,
