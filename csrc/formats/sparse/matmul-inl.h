@@ -3,7 +3,7 @@
 //
 //   Rows (one struct for each kind of values and reach):
 //     kValues, kReach      what it multiplies
-//     XElement             a prepared activation: float, or uint8_t (x_q + 128)
+//     XElement             a prepared activation: float, int8_t, or uint8_t (x_q + 128)
 //     Sum                  float or int32_t
 //     Acc                  register(s) of 16 sums;  Zero, Add, Store(Sum*, Acc)
 //     Step                 registers of one step;   LoadStep(indices, values)
@@ -253,7 +253,7 @@ TFCOMPRESS_INLINE void MultiplyTile(const Steps& steps, const typename S::XEleme
     epilogue->Finish(totals, row_scales, row, rows);
   } else {
     Sum* weights = nullptr;
-    if constexpr (std::is_same<Sum, int32_t>::value) weights = reinterpret_cast<int32_t*>(&epilogue->weight_sums);
+    if constexpr (std::is_same<typename S::XElement, uint8_t>::value) weights = reinterpret_cast<int32_t*>(&epilogue->weight_sums);
     RowsTileOf<S>(rows, steps, x, x_stride, sums, weights);
     epilogue->Finish(sums, row_scales, row, rows);
   }
