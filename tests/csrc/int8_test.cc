@@ -1,73 +1,28 @@
 // Drives every int8 kernel over random shapes and compares it with plain loops: integer sums exactly, floats to a bound that
 // follows from K. Usage: int8_test [cases] [seed]. Runs every tier that this machine has, or all of them where AVX-512 is emulated.
-//
-// Built with AddressSanitizer, every operand lies in a heap block of exactly its size: any byte read or written outside is reported.
+#include "formats/int8/kernels.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <new>
 #include <random>
 #include <string>
 #include <vector>
 
-#include "formats/int8/kernels.h"
 #include "python/thread_pool.h"
+#include "testing.h"
 
 namespace tfcompress::int8 {
 namespace {
 
-int failures = 0;
-
-#define EXPECT(condition, ...)                                    \
-  do {                                                            \
-    if (!(condition)) {                                           \
-      std::printf("%s:%d: %s: ", __FILE__, __LINE__, #condition); \
-      std::printf(__VA_ARGS__);                                   \
-      std::printf("\n");                                          \
-      if (++failures > 20) std::exit(1);                          \
-    }                                                             \
-  } while (false)
-
-using Random = std::mt19937_64;
-
-int64_t Uniform(Random& random, int64_t low, int64_t high) {
-  return std::uniform_int_distribution<int64_t>(low, high)(random);
-}
-
-// Sizes that break things: 0, 1, around every tile and panel, primes, and now and then a large one.
-int64_t Size(Random& random, int64_t most) {
-  static constexpr int64_t kInteresting[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 97, 127, 128, 129};
-  if (Uniform(random, 0, 2) > 0) {
-    const int64_t size = kInteresting[Uniform(random, 0, static_cast<int64_t>(std::size(kInteresting)) - 1)];
-    if (size <= most) return size;
-  }
-  return Uniform(random, 0, most);
-}
-
-float HalfToFloat(uint16_t h) {
-  const int exponent = h >> 10 & 31;
-  const int mantissa = h & 1023;
-  const float sign = h & 0x8000 ? -1.0f : 1.0f;
-  if (exponent == 31) return mantissa != 0 ? NAN : sign * INFINITY;
-  return sign * (exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -24)
-                               : std::ldexp(static_cast<float>(1024 + mantissa), exponent - 25));
-}
-
-float BFloatToFloat(uint16_t h) {
-  const uint32_t bits = static_cast<uint32_t>(h) << 16;
-  float f;
-  std::memcpy(&f, &bits, sizeof(f));
-  return f;
-}
+using namespace tfcompress::testing;  // NOLINT(google-build-using-namespace)
 
 struct Problem {
   MatMulArgs args;
-  std::vector<float> x_values;  // what x holds, as float32, [m, k]
-  std::vector<float> x32;       // storage, with stride
-  std::vector<uint16_t> x16;
+  Rows x;
   std::vector<int8_t> weights;
   std::vector<uint8_t> kernel;
   std::vector<float> scale, mean, bias;
@@ -76,46 +31,17 @@ struct Problem {
 Problem MakeProblem(Random& random, int64_t m, int64_t k, int64_t n) {
   Problem p;
   std::normal_distribution<float> normal;
+  p.x = MakeRows(random, m, k);
   MatMulArgs& a = p.args;
   a.m = m;
   a.k = k;
   a.n = n;
-  a.x_stride = k + Uniform(random, 0, 1) * Uniform(random, 0, 9);
-  a.x_type = static_cast<ElementType>(Uniform(random, 0, 2));
+  a.x = p.x.data();
+  a.x_type = p.x.type;
+  a.x_stride = p.x.stride;
   a.activations = static_cast<Activations>(Uniform(random, 0, 2));
   a.x_scale = 0.02f;
   a.activation = static_cast<Activation>(Uniform(random, 0, static_cast<int64_t>(Activation::kCount) - 1));
-  const int64_t x_elements = m == 0 || k == 0 ? 0 : (m - 1) * a.x_stride + k;  // nothing after the last row
-  std::vector<float> values(static_cast<size_t>(x_elements));
-  for (float& v : values) v = normal(random);
-  for (int64_t r = 0; r < m && k > 0; ++r) {
-    const int64_t kind = Uniform(random, 0, 15);
-    float* row = values.data() + r * a.x_stride;
-    if (kind == 0) std::fill(row, row + k, 0.0f);
-    if (kind == 1) row[Uniform(random, 0, k - 1)] = 1e6f;
-    if (kind == 2) std::fill(row, row + k, 1e-33f);
-  }
-  if (a.x_type == ElementType::kFloat32) {
-    p.x32 = values;
-    a.x = p.x32.data();
-  } else {
-    p.x16.resize(values.size());
-    for (size_t i = 0; i < values.size(); ++i) {
-      // The upper half of a float is a bfloat16; read as float16 it is some number too, if not a NaN or an infinity.
-      uint32_t bits;
-      std::memcpy(&bits, &values[i], sizeof(bits));
-      p.x16[i] = static_cast<uint16_t>(bits >> 16);
-      if (a.x_type == ElementType::kFloat16) {
-        p.x16[i] = static_cast<uint16_t>(Uniform(random, 0, 0x4fff) | Uniform(random, 0, 1) << 15);
-      }
-      values[i] = a.x_type == ElementType::kFloat16 ? HalfToFloat(p.x16[i]) : BFloatToFloat(p.x16[i]);
-    }
-    a.x = p.x16.data();
-  }
-  p.x_values.resize(static_cast<size_t>(m * k));
-  for (int64_t r = 0; r < m; ++r) {
-    for (int64_t i = 0; i < k; ++i) p.x_values[r * k + i] = values[r * a.x_stride + i];
-  }
   p.weights.resize(static_cast<size_t>(k * n));
   for (int8_t& w : p.weights) w = static_cast<int8_t>(Uniform(random, -128, 127));
   p.kernel.resize(static_cast<size_t>(PackedBytes(k, n)));
@@ -143,90 +69,6 @@ Problem MakeProblem(Random& random, int64_t m, int64_t k, int64_t n) {
   return p;
 }
 
-struct Quantized {
-  std::vector<int32_t> q;
-  float scale = 0.0f;
-};
-
-Quantized QuantizeReference(const MatMulArgs& a, const float* row) {
-  float most = 0.0f;
-  for (int64_t i = 0; i < a.k; ++i) most = std::fmax(most, std::fabs(row[i]));
-  Quantized result;
-  float inverse;
-  if (a.activations == Activations::kStatic) {
-    result.scale = a.x_scale;
-    inverse = 1.0f / a.x_scale;
-  } else {
-    const bool zero = most < std::ldexp(1.0f, -100);
-    result.scale = zero ? 0.0f : most / 127.0f;
-    inverse = zero ? 0.0f : 127.0f / most;
-  }
-  for (int64_t i = 0; i < a.k; ++i) {
-    const float scaled = row[i] * inverse;
-    result.q.push_back(static_cast<int32_t>(std::nearbyint(std::fmin(std::fmax(scaled, -127.0f), 127.0f))));
-  }
-  return result;
-}
-
-// Keras' activations, in double.
-double ActivateReference(Activation activation, double x) {
-  const auto sigmoid = [](double v) { return v >= 0 ? 1 / (1 + std::exp(-v)) : std::exp(v) / (1 + std::exp(v)); };
-  const auto elu = [](double v, double alpha) { return v < 0 ? alpha * std::expm1(v) : v; };
-  const auto relu6 = [](double v) { return std::min(std::max(v, 0.0), 6.0); };
-  switch (activation) {
-    case Activation::kRelu:
-      return std::max(x, 0.0);
-    case Activation::kRelu6:
-      return relu6(x);
-    case Activation::kLeakyRelu:
-      return x < 0 ? 0.2 * x : x;
-    case Activation::kElu:
-      return elu(x, 1);
-    case Activation::kSelu:
-      return 1.0507009873554805 * elu(x, 1.6732632423543772);
-    case Activation::kGelu:
-      return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
-    case Activation::kGeluTanh:
-      return x * sigmoid(2 * std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x));
-    case Activation::kSilu:
-      return x * sigmoid(x);
-    case Activation::kSigmoid:
-      return sigmoid(x);
-    case Activation::kTanh:
-      return std::tanh(x);
-    case Activation::kSoftplus:
-      return std::max(x, 0.0) + std::log1p(std::exp(-std::fabs(x)));
-    case Activation::kSoftsign:
-      return x / (1 + std::fabs(x));
-    case Activation::kExponential:
-      return std::exp(std::min(x, 600.0));
-    case Activation::kHardSigmoid:
-      return relu6(x + 3) / 6;
-    case Activation::kHardSilu:
-      return x * relu6(x + 3) / 6;
-    default:
-      return x;
-  }
-}
-
-// Whether `actual` is activation(z) for some z within `error` of `expected`, give or take the rounding of the activation and of y's type.
-bool IsActivated(const MatMulArgs& a, double expected, double error, float actual) {
-  const double ends[] = {ActivateReference(a.activation, expected - error), ActivateReference(a.activation, expected),
-                         ActivateReference(a.activation, expected + error)};
-  double low = std::min({ends[0], ends[1], ends[2]}), high = std::max({ends[0], ends[1], ends[2]});
-  const double condition = a.activation == Activation::kExponential ? std::max(1.0, std::fabs(expected)) : 1.0;
-  const double type_rounding = a.y_type == ElementType::kFloat16 ? 0x1p-11 : a.y_type == ElementType::kBFloat16 ? 0x1p-8 : 0;
-  const auto slack = [&](double v) {
-    const double rounding = a.activation == Activation::kLinear ? 0 : 3e-7 + 1e-6 * condition * std::fabs(v);
-    return rounding + type_rounding * std::fabs(v) + (a.y_type == ElementType::kFloat16 ? 0x1p-25 : 0);
-  };
-  low -= slack(low);
-  high += slack(high);
-  const double largest = a.y_type == ElementType::kFloat16 ? 65504 : 3.38e38;
-  if (std::isinf(actual)) return actual > 0 ? high >= largest : low <= -largest;
-  return low <= actual && actual <= high;
-}
-
 // One case on one tier: the block function on the whole output, then on a random cut of it.
 void RunCase(const Kernels& kernels, const char* tier, Problem& p, Random& random) {
   MatMulArgs a = p.args;
@@ -239,12 +81,9 @@ void RunCase(const Kernels& kernels, const char* tier, Problem& p, Random& rando
   const int64_t panels = NumPanels(a.n);
   const auto run = [&](const Block& block) {
     const int64_t bytes = ScratchBytes(a, kernels, block.row_end - block.row_begin);
-    void* scratch = nullptr;
-    if (posix_memalign(&scratch, 64, static_cast<size_t>(bytes)) != 0) std::abort();
-    std::memset(scratch, 0xab, static_cast<size_t>(bytes));
-    if (integer) new (scratch) ScratchHeader;
-    (integer ? kernels.multiply_integer : kernels.multiply_float)(a, block, scratch);
-    std::free(scratch);
+    Scratch scratch(bytes);
+    if (integer) new (scratch.data()) ScratchHeader;
+    (integer ? kernels.multiply_integer : kernels.multiply_float)(a, block, scratch.data());
   };
   const auto run_all = [&] {
     if (a.m == 0 || a.n == 0) return;
@@ -271,10 +110,10 @@ void RunCase(const Kernels& kernels, const char* tier, Problem& p, Random& rando
                            " " + kActivationsNames[static_cast<int>(a.activations)] + " x type " + std::to_string(static_cast<int>(a.x_type)) + " y type " +
                            std::to_string(static_cast<int>(a.y_type)) + " " + kActivationNames[static_cast<int>(a.activation)];
   for (int64_t r = 0; r < a.m; ++r) {
-    const float* row = p.x_values.data() + r * a.k;
+    const float* row = p.x.values.data() + r * a.k;
     Quantized quantized;
     if (integer) {
-      quantized = QuantizeReference(a, row);
+      quantized = QuantizeReference(row, a.k, a.activations == Activations::kStatic ? a.x_scale : 0.0f);
       if (a.n > 0) EXPECT(quantized.scale == row_scale[r], "%s row %ld", what.c_str(), static_cast<long>(r));
     }
     for (int64_t c = 0; c < a.n; ++c) {
@@ -308,7 +147,7 @@ void RunCase(const Kernels& kernels, const char* tier, Problem& p, Random& rando
         size += std::fabs(a.bias[c]);
       }
       const double bound = 8 * 0x1p-24 * size + 1e-37;
-      EXPECT(IsActivated(a, expected, bound, y[r * a.n + c]), "%s at %ld, %ld: %g, got %g", what.c_str(), static_cast<long>(r),
+      EXPECT(IsActivated(a.activation, a.y_type, expected, bound, y[r * a.n + c]), "%s at %ld, %ld: %g, got %g", what.c_str(), static_cast<long>(r),
              static_cast<long>(c), expected, static_cast<double>(y[r * a.n + c]));
     }
   }
@@ -328,8 +167,9 @@ void TestSpecialRows(const Kernels& kernels, const char* tier) {
       a.activations = activations;
       a.activation = Activation::kLinear;
       a.x_scale = 0.02f;
-      p.x32[2 * k + 5] = poison;
-      std::fill(p.x32.begin() + 3 * k, p.x32.begin() + 4 * k, 0.0f);
+      float* x = p.x.x32.data() + p.x.offset;
+      x[2 * k + 5] = poison;
+      std::fill(x + 3 * k, x + 4 * k, 0.0f);
       std::vector<float> y(m * n);
       a.y = y.data();
       a.y_stride = n;
@@ -385,11 +225,8 @@ void TestThreads(Random& random, int cases) {
     a.y_stride = a.n;
     const auto run = [&](std::vector<float>& y, ThreadPool* threads) {
       a.y = y.data();
-      void* workspace = nullptr;
-      const int64_t bytes = WorkspaceBytes(a, threads->NumThreads());
-      if (bytes > 0 && posix_memalign(&workspace, 64, static_cast<size_t>(bytes)) != 0) std::abort();
-      MatMul(a, workspace, threads);
-      std::free(workspace);
+      Scratch workspace(WorkspaceBytes(a, threads->NumThreads()));
+      MatMul(a, workspace.data(), threads);
     };
     SingleThread one;
     run(single, &one);
@@ -408,27 +245,21 @@ void TestThreads(Random& random, int cases) {
 
 int Main(int cases, uint64_t seed) {
   std::printf("int8_test: %d cases a tier, seed %lu\n", cases, static_cast<unsigned long>(seed));
-#ifdef TFCOMPRESS_EMULATE_AVX512
-  const Tier last = Tier::kAvx512Vnni;
-#else
-  const Tier last = DetectedTier();
-#endif
-  for (int t = 0; t <= static_cast<int>(last); ++t) {
-    if (static_cast<Tier>(t) == Tier::kAvx2 && DetectedTier() < Tier::kAvx2) continue;
-    const Kernels& kernels = KernelsFor(static_cast<Tier>(t));
+  for (const Tier tier : DistinctTiers(KernelsFor)) {
+    const Kernels& kernels = KernelsFor(tier);
+    const char* name = kTierNames[static_cast<int>(tier)];
     Random random(seed);
     for (int i = 0; i < cases; ++i) {
       Problem p = MakeProblem(random, Size(random, 60), Size(random, i % 16 == 0 ? 2100 : 140), Size(random, 140));
-      RunCase(kernels, kTierNames[t], p, random);
+      RunCase(kernels, name, p, random);
     }
-    TestSpecialRows(kernels, kTierNames[t]);
-    TestExtremes(kernels, kTierNames[t]);
-    std::printf("%s: %d failures\n", kTierNames[t], failures);
+    TestSpecialRows(kernels, name);
+    TestExtremes(kernels, name);
+    std::printf("%s: %d failures\n", name, failures);
   }
   Random random(seed);
   TestThreads(random, cases / 10);
-  std::printf("%s\n", failures == 0 ? "OK" : "FAILED");
-  return failures == 0 ? 0 : 1;
+  return Finish();
 }
 
 }  // namespace

@@ -4,7 +4,7 @@ import abc
 import importlib.util
 from typing import ClassVar, Literal
 
-from tfcompress_ops.bench.chains import Chain, Problem
+from tfcompress_ops.bench.chains import Array, Chain, Problem
 
 Arithmetic = Literal["float32", "int8"]
 
@@ -16,8 +16,8 @@ class Case(abc.ABC):
         name: Short, unique within a run, and what results are filed under.
         arithmetic: Which of the machine's peaks bounds it: that of float32 multiply-adds, or that
             of the best integer dot product.
-        tolerance: Largest error of an output, relative to the largest output: what quantisation
-            explains. Tests hold every case to it.
+        tolerance: Largest error of an output against `reference`, relative to the largest output:
+            what rounding explains. Tests hold every case to it.
         modules: Modules that must be installed.
         install: The command that installs them.
     """
@@ -33,6 +33,27 @@ class Case(abc.ABC):
         if all(importlib.util.find_spec(module) for module in self.modules):
             return None
         return self.install
+
+    def weights(self, kernel: Array) -> Array:
+        """The weights [K, N] that this case multiplies by, before it rounds them.
+
+        Args:
+            kernel: A layer's weights.
+
+        Returns:
+            `kernel`, with zeros for what the case leaves out.
+        """
+        return kernel
+
+    def reference(self, problem: Problem, index: int) -> Array:
+        """Output of distinct layer `index` in float32: what this case approximates."""
+        layer = problem.weights[index]
+        return problem.inputs[index] @ self.weights(layer.kernel) + layer.bias
+
+    def density(self, in_features: int, out_features: int) -> float:
+        """Share of one layer's weights [K, N] that are multiplied, 0 to 1: all but pruned ones."""
+        del in_features, out_features
+        return 1.0
 
     @abc.abstractmethod
     def weight_bytes(self, in_features: int, out_features: int) -> int:

@@ -125,11 +125,6 @@ class Problem:
         """The same problem with its first `count` layers only."""
         return Problem(self.weights[:count], self.inputs[:count], self.threads)
 
-    def reference(self, index: int) -> Array:
-        """Output of distinct layer `index` in float32: what every case approximates."""
-        layer = self.weights[index]
-        return self.inputs[index] @ layer.kernel + layer.bias
-
 
 @dataclass(frozen=True)
 class Chain:

@@ -2,13 +2,22 @@
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from tfcompress_ops import patterns
 from tfcompress_ops.bench.cases import Arithmetic, Case
 from tfcompress_ops.bench.chains import Array, Chain, Problem, TensorFlowLayer, tensorflow_chain
 from tfcompress_ops.formats import Format
+
+
+class _Size(NamedTuple):
+    """How large one layer's packed weights are: bytes, and the share of weights in them."""
+
+    weight_bytes: int
+    density: float
 
 
 class FormatCase(Case):
@@ -35,21 +44,25 @@ class FormatCase(Case):
         self.arithmetic = arithmetic
         self.tolerance = tolerance
         self.name = format.label if name is None else name
+        self._sizes: dict[tuple[int, int], _Size] = {}
+
+    def weights(self, kernel: Array) -> Array:
+        """`kernel` without what the format prunes; see `Case`."""
+        pruning = self.format.pruning
+        if pruning is None:
+            return kernel
+        return np.where(patterns.keep_mask(kernel, **pruning), kernel, np.float32(0))
+
+    def density(self, in_features: int, out_features: int) -> float:
+        """1 for formats of a fixed size, otherwise that of a sample; see `Case`."""
+        return self._size(in_features, out_features).density
 
     def weight_bytes(self, in_features: int, out_features: int) -> int:
         """Bytes of the packed arrays; for formats whose size depends on the weights, of a sample.
 
         See `Case`.
         """
-        specs = self.format.array_specs(in_features, out_features)
-        if all(None not in shape for shape, _ in specs.values()):
-            return sum(
-                math.prod(size or 0 for size in shape) * np.dtype(dtype).itemsize
-                for shape, dtype in specs.values()
-            )
-        rng = np.random.default_rng(0)
-        kernel = rng.standard_normal((in_features, out_features), dtype=np.float32)
-        return self.format.nbytes(self.format.pack(kernel, self._calibration(kernel)))
+        return self._size(in_features, out_features).weight_bytes
 
     def build(self, problem: Problem) -> Chain:
         """Packs the weights and chains the op; see `Case`."""
@@ -70,3 +83,28 @@ class FormatCase(Case):
         if not self.format.needs_calibration:
             return None
         return self.format.observe(None, tf.constant(x))
+
+    def _size(self, in_features: int, out_features: int) -> _Size:
+        """Computed, or measured once: packing a large sample takes seconds."""
+        shape = (in_features, out_features)
+        if shape not in self._sizes:
+            self._sizes[shape] = self._fixed_size(*shape) or self._sample_size(*shape)
+        return self._sizes[shape]
+
+    def _fixed_size(self, in_features: int, out_features: int) -> _Size | None:
+        """What the shape alone decides; None if the weights do."""
+        weight_bytes = 0
+        for shape, dtype in self.format.array_specs(in_features, out_features).values():
+            sizes = [size for size in shape if size is not None]
+            if len(sizes) < len(shape):
+                return None
+            weight_bytes += math.prod(sizes) * np.dtype(dtype).itemsize
+        return _Size(weight_bytes, 1.0)
+
+    def _sample_size(self, in_features: int, out_features: int) -> _Size:
+        """Packs normal weights."""
+        rng = np.random.default_rng(0)
+        kernel = rng.standard_normal((in_features, out_features), dtype=np.float32)
+        arrays = self.format.pack(kernel, self._calibration(kernel.T))
+        kept = np.count_nonzero(self.format.unpack(arrays))
+        return _Size(self.format.nbytes(arrays), kept / kernel.size)

@@ -19,6 +19,7 @@ _PACKAGES = (
     "ai-edge-litert",
     "onnxruntime",
     "onnx",
+    "scipy",
 )
 # What changes TensorFlow's or this package's choice of kernels, and so the numbers.
 _ENVIRONMENT = ("TFCOMPRESS_ISA", "TF_ENABLE_ONEDNN_OPTS", "OMP_NUM_THREADS")

@@ -30,6 +30,7 @@ class Measurement:
         distinct: Distinct layers among them.
         weight_bytes: Bytes of one layer's weights in this engine.
         call_overhead_us: What a call of this engine costs without layers, in microseconds.
+        density: Share of the weights that are multiplied, 0 to 1; below 1 where zeros are not.
     """
 
     case: str
@@ -44,6 +45,7 @@ class Measurement:
     distinct: int
     weight_bytes: int
     call_overhead_us: float
+    density: float = 1.0
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -51,8 +53,13 @@ class Measurement:
         return self.in_features, self.out_features
 
     @property
+    def point(self) -> tuple[tuple[int, int], int, str, str]:
+        """Where it was measured: shape, batch, state and mode, which cases have in common."""
+        return self.shape, self.batch, self.state, self.mode
+
+    @property
     def gops(self) -> float:
-        """Billions of operations per second: a multiply-add counts as two."""
+        """Billions of operations of the dense layer per second: a multiply-add counts as two."""
         operations = 2 * self.batch * self.in_features * self.out_features
         return operations / (1e3 * self.layer.median_us)
 
@@ -90,10 +97,8 @@ class Results:
 
     def find(self, case: str, like: Measurement) -> Measurement | None:
         """The measurement of `case` at the same shape, batch, state and mode as `like`."""
-        wanted = (like.shape, like.batch, like.state, like.mode)
         for other in self.measurements:
-            found = (other.shape, other.batch, other.state, other.mode)
-            if other.case == case and found == wanted:
+            if other.case == case and other.point == like.point:
                 return other
         return None
 
@@ -103,10 +108,14 @@ class Results:
         return None if other is None else speed_up(measurement.layer, other.layer)
 
     def share_of_peak(self, measurement: Measurement) -> float | None:
-        """Rate over the measured peak of its arithmetic, 0 to 1; None if that was not measured."""
+        """Rate over the measured peak of its arithmetic, 0 to 1; None if that was not measured.
+
+        Only the weights that are multiplied count: the padding that a format may multiply as well
+        is not work, and zeros that it leaves out were not done.
+        """
         name = "float32_gflops" if measurement.arithmetic == "float32" else "int8_gops"
         peak = self.peaks.get(name)
-        return measurement.gops / peak if peak else None
+        return measurement.density * measurement.gops / peak if peak else None
 
     def mean_speed_up(
         self, case: str, over: str, batch: int, state: str, mode: str

@@ -245,6 +245,7 @@ def _measure(
             distinct=chains[case.name].distinct,
             weight_bytes=case.weight_bytes(workload.in_features, workload.out_features),
             call_overhead_us=overheads[case.name],
+            density=case.density(workload.in_features, workload.out_features),
         )
         for case in cases
     ]

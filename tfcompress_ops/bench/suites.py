@@ -4,8 +4,8 @@ A format's benchmark is one file beside this one that registers a suite, such as
 command line, the tables and the pytest-benchmark suites then know it.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from tfcompress_ops.bench.cases import Case
 from tfcompress_ops.bench.peers import BASELINE, PEERS
@@ -24,6 +24,8 @@ class Suite:
         variants: This package's cases, by the value of `option` that picks them.
         peers: What they are measured against, besides the dense baseline.
         reference: Name of the peer that tables show a ratio to, beside that to the baseline.
+        defaults: Keys of the variants that run where none are picked; all of them if empty.
+        families: Cases by sparsity, for `--break-even`; by the value of `option` that picks them.
     """
 
     name: str
@@ -32,12 +34,14 @@ class Suite:
     variants: Mapping[str, Case]
     peers: Sequence[Case] = PEERS
     reference: str = "litert int8"
+    defaults: Sequence[str] = ()
+    families: Mapping[str, Callable[[float], Case]] = field(default_factory=dict)
 
     def cases(self, variants: Sequence[str] | None = None, peers: bool = True) -> list[Case]:
         """The cases of a run, the dense baseline always among them.
 
         Args:
-            variants: Keys of `variants` to measure; None for all.
+            variants: Keys of `variants` to measure; None for those that run by default.
             peers: Whether the peers run too.
 
         Returns:
@@ -46,15 +50,37 @@ class Suite:
         Raises:
             ValueError: If a variant is unknown.
         """
-        chosen = list(self.variants) if variants is None else list(variants)
-        for variant in chosen:
-            if variant not in self.variants:
-                raise ValueError(
-                    f"`{self.option}` must be one of {', '.join(self.variants)}; "
-                    f"received {variant}."
-                )
+        chosen = self._check(variants, self.variants, self.defaults or list(self.variants))
         ours = [self.variants[variant] for variant in chosen]
         return [*ours, BASELINE, *(self.peers if peers else ())]
+
+    def chosen_families(
+        self, names: Sequence[str] | None = None
+    ) -> dict[str, Callable[[float], Case]]:
+        """The families of a run.
+
+        Args:
+            names: Keys of `families` to measure; None for all.
+
+        Returns:
+            Those families.
+
+        Raises:
+            ValueError: If a family is unknown.
+        """
+        chosen = self._check(names, self.families, list(self.families))
+        return {name: self.families[name] for name in chosen}
+
+    def _check(
+        self, chosen: Sequence[str] | None, known: Mapping[str, object], defaults: Sequence[str]
+    ) -> Sequence[str]:
+        """What was chosen, or else `defaults`, if all of it is known."""
+        for name in chosen or ():
+            if name not in known:
+                raise ValueError(
+                    f"`{self.option}` must be one of {', '.join(known)}; received {name}."
+                )
+        return defaults if chosen is None else chosen
 
 
 def register_suite(suite: Suite) -> Suite:
@@ -65,6 +91,6 @@ def register_suite(suite: Suite) -> Suite:
 
 def suites() -> list[Suite]:
     """All registered suites."""
-    from tfcompress_ops.bench import int8  # noqa: F401  (registers itself)
+    from tfcompress_ops.bench import int8, sparse  # noqa: F401  (they register themselves)
 
     return list(_SUITES.values())

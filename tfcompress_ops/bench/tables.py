@@ -1,6 +1,6 @@
 """Results as tables for a terminal."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import rich.console
@@ -8,6 +8,7 @@ import rich.table
 import rich.text
 
 from tfcompress_ops.bench.results import Results
+from tfcompress_ops.bench.sparsity import Curve, grouped
 from tfcompress_ops.cli import console
 
 _T = TypeVar("_T")
@@ -27,6 +28,65 @@ def tables(results: Results) -> Iterator[rich.console.RenderableType]:
     yield _notes(results)
 
 
+def break_even_tables(
+    results: Results, curves: Sequence[Curve]
+) -> Iterator[rich.console.RenderableType]:
+    """What `--break-even` prints: where the curves cross 1, all their points, notes."""
+    for group in grouped(curves).values():
+        yield _crossings(group)
+        yield _points(group)
+    lines = [
+        "Break-even: the least share of zeros from which on a layer is faster, between two "
+        "measured ones by linear interpolation of the time.",
+        *_machine(results),
+        *_long_overheads(results, "A call's own cost, which is part of the times,"),
+    ]
+    yield rich.text.Text("\n".join(lines))
+
+
+def _crossings(curves: Sequence[Curve]) -> rich.table.Table:
+    """Break-even sparsities of one shape, state and mode."""
+    batches = _distinct(curve.batch for curve in curves)
+    table = console.table(
+        "weights",
+        "over",
+        *(f"batch {batch}" for batch in batches),
+        title=f"{curves[0].title}: break-even",
+    )
+    table.columns[1].justify = "left"
+    found = {(curve.family, curve.over, curve.batch): curve for curve in curves}
+    for family in _distinct(curve.family for curve in curves):
+        for index, over in enumerate(_distinct(curve.over for curve in curves)):
+            cells = [found[family, over, batch].break_even_text for batch in batches]
+            table.add_row("" if index else family, over, *cells)
+    return table
+
+
+def _points(curves: Sequence[Curve]) -> rich.table.Table:
+    """Speed-ups of one shape, state and mode at each share of zeros."""
+    table = console.table(
+        "weights",
+        "over",
+        "batch",
+        *(f"{sparsity:.0%}" for sparsity in curves[0].sparsities),
+        title=f"{curves[0].title}: speed-up by share of zeros",
+    )
+    table.columns[1].justify = "left"
+    rows: dict[tuple[str, str], list[Curve]] = {}
+    for curve in curves:
+        rows.setdefault((curve.family, curve.over), []).append(curve)
+    for (family, over), batches in rows.items():
+        table.add_section()
+        for index, curve in enumerate(batches):
+            table.add_row(
+                "" if index else family,
+                "" if index else over,
+                str(curve.batch),
+                *(_ratio(value) for value in curve.speed_ups),
+            )
+    return table
+
+
 def _details(results: Results, state: str, mode: str) -> rich.table.Table:
     """Every shape, batch and case of one state and mode."""
     table = console.table(
@@ -35,7 +95,7 @@ def _details(results: Results, state: str, mode: str) -> rich.table.Table:
         "case",
         "us a layer",
         "quartiles",
-        "GOP/s",
+        "dense-equivalent\nGOP/s" if _has_zeros(results) else "GOP/s",
         "of peak",
         "call",
         f"vs {results.baseline}",
@@ -98,14 +158,12 @@ def _summaries(results: Results) -> Iterator[rich.table.Table]:
 
 def _notes(results: Results) -> rich.text.Text:
     """What a reader of the tables has to know."""
-    lines = [
-        f"Machine: {results.machine.get('processor')}, {results.settings.get('threads')} threads, "
-        f"kernels: {results.machine.get('kernels', {}).get('tier')}; "
-        + ", ".join(f"{name} {version}" for name, version in results.versions.items()),
-    ]
-    load = results.machine.get("other_load")
-    if load is not None:
-        lines.append(f"Other processes used {load:.0%} of the CPUs during the run.")
+    lines = _machine(results)
+    if _has_zeros(results):
+        lines.append(
+            "Dense-equivalent GOP/s count zeros as if they were multiplied; shares of the peak "
+            "count the other weights only."
+        )
     if results.peaks:
         peaks = ", ".join(f"{name} {value:,.0f}" for name, value in results.peaks.items())
         lines.append(f"Measured peaks: {peaks}")
@@ -120,14 +178,38 @@ def _notes(results: Results) -> rich.text.Text:
             'A call\'s own cost is part of the times (column "call": its share): '
             + ", ".join(f"{case} {low:.1f} - {high:.1f} us" for case, (low, high) in overheads)
         )
-    long = sum(m.overhead_share > _NOTED_OVERHEAD for m in results.measurements)
-    if long:
-        lines.append(
-            f"It is more than {_NOTED_OVERHEAD:.0%} in {long} of {len(results.measurements)} "
-            "measurements."
-        )
+    lines += _long_overheads(results, "It")
     lines += [f"{case}: not installed: {command}" for case, command in results.missing.items()]
     return rich.text.Text("\n".join(lines))
+
+
+def _machine(results: Results) -> list[str]:
+    """What ran where, and what else ran there."""
+    lines = [
+        f"Machine: {results.machine.get('processor')}, {results.settings.get('threads')} threads, "
+        f"kernels: {results.machine.get('kernels', {}).get('tier')}; "
+        + ", ".join(f"{name} {version}" for name, version in results.versions.items()),
+    ]
+    load = results.machine.get("other_load")
+    if load is not None:
+        lines.append(f"Other processes used {load:.0%} of the CPUs during the run.")
+    return lines
+
+
+def _long_overheads(results: Results, subject: str) -> list[str]:
+    """How many measurements a call's own cost weighs on, if any."""
+    long = sum(m.overhead_share > _NOTED_OVERHEAD for m in results.measurements)
+    if not long:
+        return []
+    return [
+        f"{subject} is more than {_NOTED_OVERHEAD:.0%} in {long} of {len(results.measurements)} "
+        "measurements."
+    ]
+
+
+def _has_zeros(results: Results) -> bool:
+    """Whether some case leaves zeros out."""
+    return any(measurement.density < 1 for measurement in results.measurements)
 
 
 def _overheads(results: Results) -> list[tuple[str, tuple[float, float]]]:

@@ -29,9 +29,13 @@ class Axis:
     high: float
     ticks: list[float]
 
+    def percent(self, value: float) -> float:
+        """Returns where `value` stands, 0 at `low` to 100 at `high`."""
+        return 100 * (value - self.low) / (self.high - self.low)
+
     def place(self, value: float) -> str:
         """Returns where `value` stands, from the left."""
-        return f"{100 * (value - self.low) / (self.high - self.low):.2f}%"
+        return f"{self.percent(value):.2f}%"
 
     def width(self, low: float, high: float) -> str:
         """Returns how wide the stretch from `low` to `high` is."""

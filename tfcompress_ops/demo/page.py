@@ -27,18 +27,9 @@ def render(results: Results, test_images: NDArray[np.float32]) -> str:
     Returns:
         HTML that refers to nothing outside itself.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tfcompress_ops.demo", "page"),
-        autoescape=lambda name: name is None or name.endswith(".html.j2"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters.update(_FILTERS)
     digits = results.training.test_digits
-    return environment.get_template("report.html.j2").render(
+    return fill(
+        "report.html.j2",
         results=results,
         xla_label=FLOAT32_XLA,
         with_xla=any(variant.label == FLOAT32_XLA for variant in results.variants),
@@ -51,6 +42,32 @@ def render(results: Results, test_images: NDArray[np.float32]) -> str:
         histogram_paths=geometry.histogram_paths(results.weights),
         stairs=geometry.stairs(results.weights),
     )
+
+
+def fill(name: str, package: str = "tfcompress_ops.demo", **values: Any) -> str:
+    """Fills the template of a page.
+
+    Args:
+        name: its file.
+        package: where its folder `page` is; the templates and the styles here are found too.
+        **values: what the template shows.
+
+    Returns:
+        HTML.
+    """
+    import jinja2
+
+    packages = dict.fromkeys((package, "tfcompress_ops.demo"))
+    environment = jinja2.Environment(
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name, "page") for name in packages]),
+        autoescape=lambda name: name is None or name.endswith(".html.j2"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(_FILTERS)
+    text: str = environment.get_template(name).render(**values)
+    return text
 
 
 def microseconds(value: float) -> str:

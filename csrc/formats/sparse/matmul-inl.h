@@ -44,7 +44,8 @@ RowScale PrepareRow(const MatMulArgs& args, int64_t row, int64_t extent, XElemen
   const int64_t k = args.matrix.k;
   RowScale row_scale = {1.0f, 0};
   if (args.matrix.values_type == Values::kInt8) {
-    row_scale = QuantizeRow<kZero>(XRow(args, row), args.x_type, k, args.activations == Activations::kStatic ? args.x_scale : 0.0f, x);
+    const float x_scale = args.activations == Activations::kStatic ? args.x_scale : 0.0f;
+    row_scale.scale = QuantizeRow<kZero>(XRow(args, row), args.x_type, k, x_scale, x).scale;  // nobody needs the sum
   } else if constexpr (std::is_same<XElement, float>::value) {
     LoadAsFloat(XRow(args, row), args.x_type, x, k);
   }
