@@ -340,12 +340,11 @@ def _sparse_matmul_gradient(op: Any, dy: tf.Tensor) -> list[tf.Tensor | None]:
     )
     dz = _activation_gradient(op, dy, linear, weights)
     dvalues = None
-    if values.dtype != tf.int8:
+    if values.dtype == tf.float32:
         rows = tf.reshape(tf.cast(x, tf.float32), [-1, x.shape[-1]])
-        gradient = _module.tfcompress_sparse_values_gradient(
-            rows, dz, structure, tf.cast(values, tf.float32), reach=reach
+        dvalues = _module.tfcompress_sparse_values_gradient(
+            rows, dz, structure, values, reach=reach
         )
-        dvalues = tf.cast(gradient, values.dtype)
     dbias = [tf.reduce_sum(dz, axis=0) for _ in bias]
     return [_x_gradient(dz, weights, x), None, dvalues, *[None for _ in scale + x_scale], *dbias]
 

@@ -64,7 +64,8 @@ Tier Detect() {
   if (!(f.avx2 && f.fma && f.f16c)) return Tier::kPortable;
   if (!(f.avx512f && f.avx512bw && f.avx512vl && f.avx512dq)) return Tier::kAvx2;
   if (!f.avx512vnni) return Tier::kAvx512;
-  return f.avx512vbmi && f.avx512vpopcntdq ? Tier::kAvx512Vbmi : Tier::kAvx512Vnni;
+  if (!(f.avx512vbmi && f.avx512vpopcntdq)) return Tier::kAvx512Vnni;
+  return f.avx512bf16 ? Tier::kAvx512Bf16 : Tier::kAvx512Vbmi;
 }
 
 #else

@@ -14,11 +14,12 @@ enum class Tier : int {
   kAvx2,        // AVX2, FMA, F16C
   kAvx512,      // + AVX-512 F, BW, VL, DQ
   kAvx512Vnni,  // + AVX-512 VNNI
-  kAvx512Vbmi,  // + AVX-512 VBMI and VPOPCNTDQ (Ice Lake, Zen 4 and later)
+  kAvx512Vbmi,  // + AVX-512 VBMI and VPOPCNTDQ (Ice Lake and later)
+  kAvx512Bf16,  // + AVX-512 BF16 (Zen 4, Sapphire Rapids and later)
   kCount
 };
 
-inline constexpr const char* kTierNames[] = {"portable", "avx2", "avx512", "avx512vnni", "avx512vbmi"};
+inline constexpr const char* kTierNames[] = {"portable", "avx2", "avx512", "avx512vnni", "avx512vbmi", "avx512bf16"};
 static_assert(sizeof(kTierNames) / sizeof(kTierNames[0]) == static_cast<int>(Tier::kCount), "every tier has a name");
 
 // The highest tier that this CPU and operating system run. Found once.

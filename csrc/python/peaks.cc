@@ -10,6 +10,7 @@ namespace {
 const PeakLoops& LoopsFor(Tier tier) {
 #ifdef TFCOMPRESS_HAVE_X86_TIERS
   switch (tier) {
+    case Tier::kAvx512Bf16:
     case Tier::kAvx512Vbmi:
     case Tier::kAvx512Vnni:
       return Avx512VnniPeakLoops();

@@ -19,6 +19,7 @@ Activations = Literal["dynamic", "static"]
 # Of 64 inputs each output's weights can be told apart by 6 bits; int8 steps may reach twice as far.
 _WINDOW = 64
 _PACKED = ("structure", "values")
+_ENTRIES = {"float32": 1, "bfloat16": 2, "int8": 4}
 
 
 @register_format
@@ -42,18 +43,19 @@ class Sparse(Format):
             of 64 inputs, how many differs by window: no place of a step stays empty.
         block: Inputs and outputs of the blocks that stay or go as a whole.
         values: How nonzeros are stored. `"float32"`: exactly. `"bfloat16"`: in half the bytes,
-            summed in float32. `"int8"`: quantised per output, and so are the inputs; the products
-            are summed exactly in int32. Zeros stay zeros.
+            summed in float32; inputs are rounded to bfloat16 too where the CPU multiplies pairs.
+            `"int8"`: quantised per output, and so are the inputs; the products are summed exactly
+            in int32. Zeros stay zeros.
         activations: With `values="int8"`, how the layer's inputs are quantised: `"dynamic"`, each
             row by its largest magnitude as the op runs; `"static"`, all rows by one scale, found
             from calibration data.
 
-    Packed arrays, of S steps of E = 1 (int8: 4) entries for each of 16 outputs, and
-    P = ceil(out_features / 16) panels:
+    Packed arrays, of S steps of E entries (float32: 1, bfloat16: 2, int8: 4) for each of 16
+    outputs, and P = ceil(out_features / 16) panels:
         `structure`: uint8 `[bytes]`, where weights lie, one after the other: uint8 `[S, 16 * E]`,
             places in the steps' windows, 128 where there is no weight; int32 `[P + 1]`, the first
             step of each 16 outputs; int32 `[out_features]`, which output each lane of each panel
-            is; uint16 `[S]`, where a step's window begins, in units of 16 inputs (int8: 64).
+            is; uint16 `[S]`, where a step's window begins, in units of 16 * E inputs.
         `values`: float32, bfloat16 or int8 `[S, 16 * E]`.
         `scale`: float32 `[out_features]`, only with `values="int8"`.
         `x_scale`: float32 `[1]`, only with `activations="static"`.
@@ -158,8 +160,8 @@ class Sparse(Format):
         Raises:
             TypeError: If `kernel` is not floating-point.
             ValueError: If it is not a finite matrix or has more rows than windows can number
-                (65,536 with int8 values, 1,048,576 otherwise), or if `activations="static"` and
-                `calibration` is missing, negative or not finite.
+                (65,536 with int8 values, about a million otherwise), or if `activations="static"`
+                and `calibration` is missing, negative or not finite.
         """
         pruned = self._prune(as_matrix(kernel))
         if self.values != "int8":
@@ -258,7 +260,7 @@ class Sparse(Format):
 
     def array_specs(self, in_features: int, out_features: int) -> ArraySpecs:
         """Shape and dtype of each array; the number of steps depends on the weights."""
-        entries = 64 if self.values == "int8" else 16
+        entries = 16 * _ENTRIES[self.values]
         specs: ArraySpecs = {
             "structure": ((None,), "uint8"),
             "values": ((None, entries), self.values),

@@ -82,6 +82,7 @@ const Kernels& PortableKernels();
 const Kernels& Avx2Kernels();
 const Kernels& Avx512Kernels();
 const Kernels& Avx512VbmiKernels();
+const Kernels& Avx512Bf16Kernels();
 #endif
 
 // The kernels of a tier, or of the best one below it that was built for this machine.

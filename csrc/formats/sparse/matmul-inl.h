@@ -3,7 +3,7 @@
 //
 //   Rows (one struct for each kind of values and reach):
 //     kValues, kReach      what it multiplies
-//     XElement             a prepared activation: float, int8_t, or uint8_t (x_q + 128)
+//     XElement             a prepared activation: float, uint16_t (bfloat16), int8_t, or uint8_t (x_q + 128)
 //     Sum                  float or int32_t
 //     Acc                  register(s) of 16 sums;  Zero, Add, Store(Sum*, Acc)
 //     Step                 registers of one step;   LoadStep(indices, values)
@@ -48,6 +48,10 @@ RowScale PrepareRow(const MatMulArgs& args, int64_t row, int64_t extent, XElemen
     row_scale.scale = QuantizeRow<kZero>(XRow(args, row), args.x_type, k, x_scale, x).scale;  // nobody needs the sum
   } else if constexpr (std::is_same<XElement, float>::value) {
     LoadAsFloat(XRow(args, row), args.x_type, x, k);
+  } else if constexpr (std::is_same<XElement, uint16_t>::value) {  // bfloat16
+    ForEachChunk(XRow(args, row), args.x_type, k, [&](const float* v, int64_t i, int64_t n) {
+      for (int64_t j = 0; j < n; ++j) x[i + j] = ToBFloat16(v[j]);
+    });
   }
   for (int64_t i = k; i < extent; ++i) x[i] = static_cast<XElement>(kZero);
   return row_scale;
@@ -189,8 +193,8 @@ TFCOMPRESS_NOINLINE void RowsTile(const Steps& steps, const typename S::XElement
     const uint64_t window = *windows;
     const typename S::Step entry = S::LoadStep(indices, values);
     if constexpr (S::kInterleaved) {
-      static_assert(kStride == kPiece, "a window begins with a piece");
-      const typename S::XElement* pieces = x + window * (kPiece * MR);
+      static_assert(kStride % kPiece == 0, "a window begins with a piece");
+      const typename S::XElement* pieces = x + window * (kStride * MR);
       TFCOMPRESS_UNROLL
       for (int r = 0; r < MR; ++r) acc[set][r] = S::Accumulate(acc[set][r], entry, pieces + r * kPiece, kPiece * MR);
     } else {

@@ -10,6 +10,8 @@ namespace tfcompress::sparse {
 const Kernels& KernelsFor(Tier tier) {
 #ifdef TFCOMPRESS_HAVE_X86_TIERS
   switch (tier) {
+    case Tier::kAvx512Bf16:
+      return Avx512Bf16Kernels();
     case Tier::kAvx512Vbmi:
       return Avx512VbmiKernels();
     case Tier::kAvx512Vnni:
@@ -37,6 +39,7 @@ constexpr Choice kColumnsFrom[] = {
     /* avx512 */ {8, 8, 9},
     /* avx512vnni */ {8, 8, 9},
     /* avx512vbmi */ {8, 8, kNever},
+    /* avx512bf16 */ {8, kNever, kNever},
 };
 static_assert(sizeof(kColumnsFrom) / sizeof(kColumnsFrom[0]) == static_cast<int>(Tier::kCount), "every tier has its row");
 

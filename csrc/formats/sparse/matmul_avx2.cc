@@ -32,16 +32,20 @@ struct FloatRows {
   static __m256 Gather(const float* x, __m256i index) {
     return _mm256_i32gather_ps(x, _mm256_and_si256(index, _mm256_set1_epi32(63)), 4);
   }
-  static __m256 FloatHalf(__m256 sum, const Step& step, int lane, const float* x) {
-    const __m256i index = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(step.indices + lane)));
+  static __m256 Half(__m256 sum, const Step& step, int lane, const float* x) {
     if constexpr (kStored == Values::kFloat32) {
+      const __m256i index = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(step.indices + lane)));
       return _mm256_fmadd_ps(Gather(x, index), _mm256_loadu_ps(reinterpret_cast<const float*>(step.values) + lane), sum);
+    } else {  // two entries a lane; bfloat16 values are the upper halves of floats
+      const __m256i indices = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(step.indices + 2 * lane)));
+      const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(step.values + 4 * lane));
+      const __m256i upper_half = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+      sum = _mm256_fmadd_ps(Gather(x, indices), _mm256_castsi256_ps(_mm256_slli_epi32(halves, 16)), sum);
+      return _mm256_fmadd_ps(Gather(x, _mm256_srli_epi32(indices, 8)), _mm256_castsi256_ps(_mm256_and_si256(halves, upper_half)), sum);
     }
-    const __m256i halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(step.values + lane * 2)));
-    return _mm256_fmadd_ps(Gather(x, index), _mm256_castsi256_ps(_mm256_slli_epi32(halves, 16)), sum);
   }
   static Acc Accumulate(Acc sum, const Step& step, const float* x, int64_t) {
-    return {FloatHalf(sum.low, step, 0, x), FloatHalf(sum.high, step, 8, x)};
+    return {Half(sum.low, step, 0, x), Half(sum.high, step, 8, x)};
   }
 };
 

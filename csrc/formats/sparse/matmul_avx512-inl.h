@@ -12,33 +12,55 @@ TFCOMPRESS_INLINE __m512i Load16Bytes(const void* bytes) {
 }
 
 // A window is 64 floats, four registers: two look-ups of two registers each, of which bit 5 of the index picks one.
-template <Values kStored>
-struct FloatRows {
-  static constexpr Values kValues = kStored;
+struct FloatEntry {
+  __m512i indices;
+  __m512 values;
+  __mmask16 upper;
+};
+
+TFCOMPRESS_INLINE FloatEntry MakeEntry(__m512i indices, __m512 values) {
+  return {indices, values, _mm512_test_epi32_mask(indices, _mm512_set1_epi32(32))};
+}
+
+TFCOMPRESS_INLINE __m512 LookUpAndMultiply(__m512 sum, const FloatEntry& entry, const float* x, int64_t piece) {
+  const __m512 low = _mm512_permutex2var_ps(_mm512_loadu_ps(x), entry.indices, _mm512_loadu_ps(x + piece));
+  const __m512 high = _mm512_permutex2var_ps(_mm512_loadu_ps(x + 2 * piece), entry.indices, _mm512_loadu_ps(x + 3 * piece));
+  return _mm512_fmadd_ps(_mm512_mask_blend_ps(entry.upper, low, high), entry.values, sum);
+}
+
+struct Floats512 {
   using XElement = float;
   using Sum = float;
   using Acc = __m512;
-  struct Step {
-    __m512i indices;
-    __m512 values;
-    __mmask16 upper;
-  };
   static constexpr int kRowTile = 8;
   static constexpr bool kInterleaved = true;
   static Acc Zero() { return _mm512_setzero_ps(); }
   static Acc Add(Acc a, Acc b) { return _mm512_add_ps(a, b); }
   static void Store(float* to, Acc a) { _mm512_storeu_ps(to, a); }
+};
+
+struct Float32Rows : Floats512 {
+  static constexpr Values kValues = Values::kFloat32;
+  using Step = FloatEntry;
+  static Step LoadStep(const uint8_t* indices, const char* values) { return MakeEntry(Load16Bytes(indices), _mm512_loadu_ps(values)); }
+  static Acc Accumulate(Acc sum, const Step& step, const float* x, int64_t piece) { return LookUpAndMultiply(sum, step, x, piece); }
+};
+
+// bfloat16 values are the upper halves of floats. A lane holds two indices and two values.
+struct BFloat16Rows : Floats512 {
+  static constexpr Values kValues = Values::kBFloat16;
+  struct Step {
+    FloatEntry first, second;
+  };
   static Step LoadStep(const uint8_t* indices, const char* values) {
-    const __m512i index = Load16Bytes(indices);
-    const __mmask16 upper = _mm512_test_epi32_mask(index, _mm512_set1_epi32(32));
-    if constexpr (kStored == Values::kFloat32) return {index, _mm512_loadu_ps(values), upper};
-    const __m512i halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)));
-    return {index, _mm512_castsi512_ps(_mm512_slli_epi32(halves, 16)), upper};
+    const __m512i pairs = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(indices)));
+    const __m512i halves = _mm512_loadu_si512(values);
+    const __m512i low_byte = _mm512_set1_epi32(0xff), upper_half = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+    return {MakeEntry(_mm512_and_si512(pairs, low_byte), _mm512_castsi512_ps(_mm512_slli_epi32(halves, 16))),
+            MakeEntry(_mm512_srli_epi32(pairs, 8), _mm512_castsi512_ps(_mm512_and_si512(halves, upper_half)))};
   }
   static Acc Accumulate(Acc sum, const Step& step, const float* x, int64_t piece) {
-    const __m512 low = _mm512_permutex2var_ps(_mm512_loadu_ps(x), step.indices, _mm512_loadu_ps(x + piece));
-    const __m512 high = _mm512_permutex2var_ps(_mm512_loadu_ps(x + 2 * piece), step.indices, _mm512_loadu_ps(x + 3 * piece));
-    return _mm512_fmadd_ps(_mm512_mask_blend_ps(step.upper, low, high), step.values, sum);
+    return LookUpAndMultiply(LookUpAndMultiply(sum, step.first, x, piece), step.second, x, piece);
   }
 };
 

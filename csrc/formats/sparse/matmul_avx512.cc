@@ -9,7 +9,7 @@ const Kernels& Avx512Kernels() {
   static constexpr Kernels kernels = {
       {"vpermi2ps + vfmadd231ps", "vpermi2ps + vfmadd231ps", "vpshufb + vpmaddubsw"},
       "vfmadd231ps over 32 rows of x",
-      {MultiplyRows<FloatRows<Values::kFloat32>>, MultiplyRows<FloatRows<Values::kBFloat16>>, MultiplyInt8Rows<ShuffledInt8Rows<64>, ShuffledInt8Rows<128>>},
+      {MultiplyRows<Float32Rows>, MultiplyRows<BFloat16Rows>, MultiplyInt8Rows<ShuffledInt8Rows<64>, ShuffledInt8Rows<128>>},
       {MultiplyColumns<Columns, Values::kFloat32>, MultiplyColumns<Columns, Values::kBFloat16>, MultiplyColumns<Columns, Values::kInt8>},
       {4, 4, 1},
       {2.5, 2.5, 15.0},

@@ -9,10 +9,10 @@
 //               indices[s]  | 5     | 40    | pad   |    | 17    |     uint8: k = 3 * 16 + index
 //               values[s]   | -0.3  | 1.2   | 0     |    | 0.8   |
 //
-//     values      float32, bfloat16    int8
-//     stride      16                   64
-//     reach       64                   64 or 128
-//     entries     1                    4 (one lane of vpdpbusd)
+//     values      float32    bfloat16                   int8
+//     stride      16         32                         64          64 bytes of x as the kernels hold it
+//     reach       64         64                         64 or 128
+//     entries     1          2 (a lane of vdpbf16ps)    4 (a lane of vpdpbusd)
 //
 // Windows of one panel follow each other in ascending order and overlap: a lane that has fewer weights in the first part of a window fills its
 // places with those of the next, so that few places stay empty (10 % of uniformly random weights fill 78 %; windows that do not
@@ -49,8 +49,10 @@ enum class Values : int { kFloat32, kBFloat16, kInt8, kCount };
 inline constexpr const char* kValuesNames[] = {"float32", "bfloat16", "int8"};
 
 TFCOMPRESS_INLINE constexpr int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
-TFCOMPRESS_INLINE constexpr int64_t Stride(Values values) { return values == Values::kInt8 ? 64 : 16; }
-TFCOMPRESS_INLINE constexpr int64_t Entries(Values values) { return values == Values::kInt8 ? 4 : 1; }
+TFCOMPRESS_INLINE constexpr int64_t Entries(Values values) {
+  return values == Values::kFloat32 ? 1 : values == Values::kBFloat16 ? 2 : 4;
+}
+TFCOMPRESS_INLINE constexpr int64_t Stride(Values values) { return kLanes * Entries(values); }
 TFCOMPRESS_INLINE constexpr int64_t ValueBytes(Values values) {
   return values == Values::kFloat32 ? 4 : values == Values::kBFloat16 ? 2 : 1;
 }
@@ -111,14 +113,15 @@ Packed Pack(const void* weights, Values values, int64_t reach, int64_t k, int64_
 void Unpack(const Matrix& matrix, void* weights);
 // weights[k, n] as float32, times scale[n] if that is not null; rows of panels split over the pool.
 void Dequantize(const Matrix& matrix, const float* scale, float* weights, ThreadPool* pool);
-// The gradient with respect to float32 or bfloat16 values (sampled dense-dense product): gradient[s, lane] = sum over m of
+// The gradient with respect to float32 values (sampled dense-dense product): gradient[s, lane] = sum over m of
 // x[m, k] * dz[m, n] for the (k, n) of each stored weight, 0 in empty places. x is [m, k], dz [m, n], both float32 and dense.
 void ValuesGradient(const Matrix& matrix, const float* x, const float* dz, int64_t m, float* gradient, ThreadPool* pool);
 
 enum class Activations : int { kDynamic, kStatic };  // of int8 values; float values take x as it is
 inline constexpr const char* kActivationsNames[] = {"dynamic", "static"};
 
-// Float values: x is not rounded, sums are float32. An infinity or a NaN in x makes some or all outputs of its row infinite or NaN: zeros are
+// Float values: sums are float32. With bfloat16 values x is rounded to bfloat16 too where the CPU multiplies pairs of them (vdpbf16ps),
+// otherwise not. An infinity or a NaN in x makes some or all outputs of its row infinite or NaN: zeros are
 // not multiplied, and empty places may be. int8: as in formats/int8.
 struct MatMulArgs {
   int64_t m = 0;
