@@ -91,7 +91,8 @@ TFCOMPRESS_INLINE RowScale QuantizeRow(const void* x, ElementType x_type, int64_
     sum += clamp ? QuantizeValues<true, kZeroPoint>(v, n, inverse_scale, q + i)
                  : QuantizeValues<false, kZeroPoint>(v, n, inverse_scale, q + i);
   });
-  return {scale, static_cast<int32_t>(sum)};
+  // What is summed with a NaN may be so large that its multiples overflow.
+  return {scale, scale == scale ? static_cast<int32_t>(sum) : 0};
 }
 
 }  // namespace

@@ -250,6 +250,12 @@ py::tuple SparsePack(const py::array& weights, int64_t reach) {
   return py::make_tuple(ArrayOf(packed.Structure()), stored);
 }
 
+// A structure holds int32 numbers: a view into the middle of an array may have to be copied.
+Dense<uint8_t> Aligned(const Dense<uint8_t>& structure) {
+  const bool aligned = reinterpret_cast<uintptr_t>(structure.data()) % alignof(int32_t) == 0;
+  return aligned ? structure : Dense<uint8_t>(structure.attr("copy")());
+}
+
 // The arrays of a packed matrix, whose sizes must go together.
 sparse::Matrix SparseMatrix(const Dense<uint8_t>& structure, const py::array& values, int64_t k, int64_t reach) {
   sparse::Matrix a;
@@ -270,7 +276,8 @@ sparse::Matrix SparseMatrix(const Dense<uint8_t>& structure, const py::array& va
 
 py::array SparseUnpack(const Dense<uint8_t>& structure, const py::array& values, int64_t k, int64_t reach) {
   const py::array contiguous = py::array::ensure(values, py::array::c_style);
-  const sparse::Matrix matrix = SparseMatrix(structure, contiguous, k, reach);
+  const Dense<uint8_t> aligned = Aligned(structure);
+  const sparse::Matrix matrix = SparseMatrix(aligned, contiguous, k, reach);
   py::array weights(SparseDtype(matrix.values_type), std::vector<py::ssize_t>{k, matrix.n});
   void* to = weights.mutable_data();
   py::gil_scoped_release release;
@@ -288,7 +295,8 @@ py::array SparseMatMul(const Dense<float>& x, const Dense<uint8_t>& structure, c
   args.m = x.shape(0);
   args.x = x.data();
   args.x_stride = x.shape(1);
-  args.matrix = SparseMatrix(structure, contiguous, x.shape(1), reach);
+  const Dense<uint8_t> aligned = Aligned(structure);
+  args.matrix = SparseMatrix(aligned, contiguous, x.shape(1), reach);
   const int64_t n = args.y_stride = args.matrix.n;
   const bool is_int8 = args.matrix.values_type == sparse::Values::kInt8;
   Require(scale.has_value() == (is_int8 && !sums), "`scale` must be given if and only if `values` are int8.");

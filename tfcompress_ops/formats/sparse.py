@@ -55,7 +55,8 @@ class Sparse(Format):
         `structure`: uint8 `[bytes]`, where weights lie, one after the other: uint8 `[S, 16 * E]`,
             places in the steps' windows, 128 where there is no weight; int32 `[P + 1]`, the first
             step of each 16 outputs; int32 `[out_features]`, which output each lane of each panel
-            is; uint16 `[S]`, where a step's window begins, in units of 16 * E inputs.
+            is; int32, `in_features`; uint16 `[S]`, where a step's window begins, in units of 16 * E
+            inputs.
         `values`: float32, bfloat16 or int8 `[S, 16 * E]`.
         `scale`: float32 `[out_features]`, only with `values="int8"`.
         `x_scale`: float32 `[1]`, only with `activations="static"`.

@@ -99,6 +99,7 @@ class Packer {
   Packed Fill(const std::vector<int32_t>& order) const {
     Packed packed;
     packed.order = order;
+    packed.k = static_cast<int32_t>(k_);
     packed.panels.push_back(0);
     const int64_t entries = Entries(values_), step_entries = StepEntries(values_);
     Lane lanes[kLanes];
@@ -178,6 +179,7 @@ std::vector<uint8_t> Packed::Structure() const {
   append(indices);
   append(panels);
   append(order);
+  append(std::vector<int32_t>{k});
   append(windows);
   return structure;
 }
@@ -193,8 +195,10 @@ std::string SetStructure(const uint8_t* structure, int64_t structure_bytes, Matr
   structure += a.steps * StepEntries(a.values_type);
   a.panels = reinterpret_cast<const int32_t*>(structure);
   a.order = a.panels + NumPanels(a.n) + 1;
-  a.windows = reinterpret_cast<const uint16_t*>(a.order + a.n);
-  return "";
+  a.windows = reinterpret_cast<const uint16_t*>(a.order + a.n + 1);
+  const int64_t k = a.order[a.n];
+  if (k == a.k) return "";
+  return "in_features must be " + std::to_string(k) + ", as structure has it; received " + std::to_string(a.k);
 }
 
 std::string CheckMatrix(Matrix* matrix) {

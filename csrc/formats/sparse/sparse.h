@@ -20,7 +20,7 @@
 //
 // All that says where values lie is one array of bytes, `structure`: a tensor more would cost an op at batch 1 as much as a few hundred steps.
 //
-//     indices [steps, 16, entries] uint8 | panels [P + 1] int32 | order [n] int32 | windows [steps] uint16
+//     indices [steps, 16, entries] uint8 | panels [P + 1] int32 | order [n] int32 | k int32 | windows [steps] uint16
 //
 // n follows from the number of bytes and of steps. panels[p] is the first step of panel p, panels[P] the number of steps. order[16 * p + lane] is the output that a lane computes: outputs of
 // like fill share a panel where that saves steps.
@@ -65,11 +65,11 @@ TFCOMPRESS_INLINE constexpr int64_t MostInFeatures(Values values) {
 }
 
 TFCOMPRESS_INLINE constexpr int64_t StructureBytes(Values values, int64_t steps, int64_t n) {
-  return steps * (StepEntries(values) + 2) + 4 * (NumPanels(n) + 1 + n);
+  return steps * (StepEntries(values) + 2) + 4 * (NumPanels(n) + 1 + n + 1);
 }
 // The n of a structure, or -1 if none has so many bytes.
 TFCOMPRESS_INLINE constexpr int64_t OutFeatures(Values values, int64_t steps, int64_t structure_bytes) {
-  const int64_t words = (structure_bytes - steps * (StepEntries(values) + 2)) / 4 - 1;  // n + ceil(n / 16)
+  const int64_t words = (structure_bytes - steps * (StepEntries(values) + 2)) / 4 - 2;  // n + ceil(n / 16)
   const int64_t n = words * 16 / 17;
   return words >= 0 && StructureBytes(values, steps, n) == structure_bytes ? n : -1;
 }
@@ -88,7 +88,8 @@ struct Matrix {
   bool in_order = false;              // order[j] = j: CheckMatrix() finds it out
 };
 
-// Points windows, indices, panels and order into a structure, which is 4-byte aligned, and sets n. Empty, or what is wrong with its size.
+// Points windows, indices, panels and order into a structure, which is 4-byte aligned, and sets n. Empty, or what is wrong with its size or
+// with matrix->k, which must be the structure's.
 std::string SetStructure(const uint8_t* structure, int64_t structure_bytes, Matrix* matrix);
 
 // Empty, or what is wrong.
@@ -101,6 +102,7 @@ struct Packed {
   std::vector<char> values;
   std::vector<int32_t> panels;
   std::vector<int32_t> order;
+  int32_t k = 0;
 
   std::vector<uint8_t> Structure() const;
 };
