@@ -37,10 +37,11 @@ class Sparse(Format):
         sparsity: Fraction of zeros, 0 <= sparsity < 1: the smallest weights are removed. `None`:
             nothing is removed for it.
         threshold: Weights of a magnitude below it are removed.
-        pattern: `None`, every weight by itself. `"N:M"`, such as `"8:64"`: of M consecutive inputs
-            of an output the N largest weights stay; M is 4, 8, 16, 32, 64 or 128. `"balanced"`,
-            with `sparsity`: the outputs of a panel of 16 keep equally many weights of a window
-            of 64 inputs, how many differs by window: no place of a step stays empty.
+        pattern: Which weights may stay together: `"N:M"`, `"balanced"`, or `None`, each by itself.
+            `"N:M"`, such as `"8:64"`: of M consecutive inputs of an output the N largest weights
+            stay; M is 4, 8, 16, 32, 64 or 128. `"balanced"`, with `sparsity`: the outputs of a
+            panel of 16 keep equally many weights of a window of 64 inputs, how many differs by
+            window: no place of a step stays empty.
         block: Inputs and outputs of the blocks that stay or go as a whole.
         values: How nonzeros are stored. `"float32"`: exactly. `"bfloat16"`: in half the bytes,
             summed in float32; inputs are rounded to bfloat16 too where the CPU multiplies pairs.
