@@ -68,7 +68,7 @@ def _points(curves: Sequence[Curve]) -> rich.table.Table:
         "weights",
         "over",
         "batch",
-        *(f"{sparsity:.0%}" for sparsity in curves[0].sparsities),
+        *(f"{100 * sparsity:g} %" for sparsity in curves[0].sparsities),
         title=f"{curves[0].title}: speed-up by share of zeros",
     )
     table.columns[1].justify = "left"

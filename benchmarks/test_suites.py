@@ -1,0 +1,31 @@
+"""Every suite of `tfcompress bench`: all its cases at all its points."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tfcompress_ops.bench import machine
+from tfcompress_ops.bench.cases import Case
+from tfcompress_ops.bench.chains import Workload
+from tfcompress_ops.bench.runner import Settings
+from tfcompress_ops.bench.suites import suites
+
+
+def points() -> Iterator[Any]:
+    for suite in suites():
+        for workload in Settings(threads=machine.available_cpus()).workloads():
+            shape = f"{workload.in_features}x{workload.out_features}"
+            group = f"{suite.name}-{shape}-{workload.batch}-{workload.state}"
+            for case in suite.cases(list(suite.variants)):
+                yield pytest.param(
+                    case,
+                    workload,
+                    id=f"{group}-{case.name.replace(' ', '_')}",
+                    marks=pytest.mark.benchmark(group=group),
+                )
+
+
+@pytest.mark.parametrize(("case", "workload"), points())
+def test_layer(run: Callable[[Case, Workload], None], case: Case, workload: Workload) -> None:
+    run(case, workload)
