@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 import tfcompress_ops as tfc
@@ -27,12 +28,17 @@ SERVE = """
 """
 
 
-def test_fresh_process_with_the_op_library_alone(run_python, tmp_path):
+@pytest.mark.parametrize(
+    "format_",
+    [tfc.Int8(center=True), tfc.Sparse(0.5), tfc.Sparse(pattern="4:8", values="int8")],
+    ids=lambda format_: format_.label,
+)
+def test_fresh_process_with_the_op_library_alone(run_python, tmp_path, format_):
     inputs = keras.Input((40,))
     x = keras.layers.Dense(33, activation="gelu")(inputs)
     x = keras.layers.Dense(20, activation="softsign", dtype="mixed_bfloat16")(x)
     model = keras.Model(inputs, keras.layers.Dense(5, activation="softmax", dtype="float32")(x))
-    compressed = tfc.compress(model, tfc.Int8(center=True))
+    compressed = tfc.compress(model, format_, batch_size=None)
     data = {}
     for rows in (1, 50):
         data[f"x{rows}"] = np.random.default_rng(0).normal(size=(rows, 40)).astype(np.float32)

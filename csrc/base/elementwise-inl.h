@@ -222,6 +222,7 @@ TFCOMPRESS_INLINE uint16_t ToFloat16(float f) {
 
 // to[i] = float(from[i])
 void LoadAsFloat(const void* from, ElementType type, float* __restrict__ to, int64_t n) {
+  if (n == 0) return;  // `from` may be null
   if (type == ElementType::kFloat32) {
     __builtin_memcpy(to, from, static_cast<uint64_t>(n) * sizeof(float));
     return;

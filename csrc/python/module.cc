@@ -212,9 +212,10 @@ py::tuple Int8Sums(const Dense<float>& x, const Dense<uint8_t>& packed, int64_t 
 // ---- Sparse ------------------------------------------------------------------------------------------------------------------
 
 sparse::Values SparseValuesOf(const py::array& values) {
-  if (values.dtype().is(py::dtype::of<float>())) return sparse::Values::kFloat32;
-  if (values.dtype().is(py::dtype::of<uint16_t>())) return sparse::Values::kBFloat16;
-  Require(values.dtype().is(py::dtype::of<int8_t>()), "`values` must be float32, uint16 (the bits of bfloat16) or int8.");
+  // Compared by value: files are read into arrays with a dtype object of their own.
+  if (values.dtype().equal(py::dtype::of<float>())) return sparse::Values::kFloat32;
+  if (values.dtype().equal(py::dtype::of<uint16_t>())) return sparse::Values::kBFloat16;
+  Require(values.dtype().equal(py::dtype::of<int8_t>()), "`values` must be float32, uint16 (the bits of bfloat16) or int8.");
   return sparse::Values::kInt8;
 }
 

@@ -79,6 +79,7 @@ struct Plan {
 constexpr double kForkCycles = 5000.0;
 constexpr double kLeastTaskCycles = 4000.0;
 constexpr int64_t kTasksPerThread = 8;
+constexpr int64_t kColumnsTasksPerThread = 2;
 constexpr int64_t kSharedBytes = 512 << 10;
 constexpr int64_t kLeastRows = 8;
 constexpr double kCyclesPerStep = 2.0;  // a step itself, beside its rows
@@ -119,8 +120,10 @@ Plan MakePlan(const MatMulArgs& args, Tier tier, const Kernels& kernels, int num
     }
     return plan;
   }
-  const auto whole_tasks = static_cast<int64_t>(cycles / kLeastTaskCycles);
-  const int64_t tasks = std::min(num_threads * kTasksPerThread, std::max<int64_t>(num_threads, whole_tasks));
+  // A task of Columns brings x into L1 part by part for all of its panels: fewer of them. Whole multiples of the threads.
+  const int64_t most = plan.kind == Kind::kColumns ? kColumnsTasksPerThread : kTasksPerThread;
+  const auto whole_tasks = static_cast<int64_t>(cycles / kLeastTaskCycles / num_threads);
+  const int64_t tasks = num_threads * std::clamp<int64_t>(whole_tasks, 1, most);
   plan.panel_parts = std::min(panels, DivideUp(tasks, plan.row_parts));
   plan.threads = std::min<int64_t>(num_threads, plan.row_parts * plan.panel_parts);
   return plan;
