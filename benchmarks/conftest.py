@@ -1,9 +1,9 @@
 """Fixtures of the benchmark suites, and how to run them.
 
-    pytest benchmarks                          every case; minutes
-    pytest benchmarks -k "1024x1024-16-hot"    one point of measurement
-    pytest benchmarks --benchmark-save=before  keep a run; then, after a change,
-    pytest benchmarks --benchmark-compare      look at both
+    pytest benchmarks                                  every case; an hour or so
+    pytest benchmarks -k "sparse-1024x1024-16-hot"     one suite at one point of measurement
+    pytest benchmarks -k int8- --benchmark-save=before keep a run; then, after a change,
+    pytest benchmarks -k int8- --benchmark-compare     look at both
 
 The chains are those of `tfcompress bench`, and so are the cases. pytest-benchmark times one case
 after the other: use it to see what a change did to one case. Ratios between cases are what

@@ -26,6 +26,6 @@ def points() -> Iterator[Any]:
                 )
 
 
-@pytest.mark.parametrize(("case", "workload"), points())
+@pytest.mark.parametrize(("case", "workload"), list(points()))
 def test_layer(run: Callable[[Case, Workload], None], case: Case, workload: Workload) -> None:
     run(case, workload)

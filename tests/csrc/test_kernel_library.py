@@ -10,6 +10,8 @@ import simde_py
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = 300
+# Packed matrices whose bytes are changed at random, in each run under AddressSanitizer.
+MUTATIONS = 100_000
 SEED = 20_251
 
 
@@ -33,6 +35,10 @@ def test_kernels_under_sanitizers(tmp_path: Path, sanitizers: str) -> None:
     build(tmp_path, f"-DTFCOMPRESS_SANITIZE={sanitizers}", "-DCMAKE_CXX_FLAGS_RELEASE=-O1")
     output = run(str(tmp_path / "tests/csrc/int8_test"), str(CASES), str(SEED))
     assert output.endswith("OK\n")
+    sparse_test = str(tmp_path / "tests/csrc/sparse_test")
+    assert run(sparse_test, str(CASES), str(SEED)).endswith("OK\n")
+    if "address" in sanitizers:
+        assert run(sparse_test, "fuzz", str(MUTATIONS), str(SEED)).endswith("OK\n")
     assert run(str(tmp_path / "tests/csrc/parallel_test")).endswith("OK\n")
 
 
@@ -53,6 +59,9 @@ def test_avx512_source_on_any_machine(tmp_path: Path) -> None:
     output = run(str(tmp_path / "tests/csrc/int8_test"), str(CASES), str(SEED))
     assert "avx512: 0 failures" in output
     assert "avx512vnni: 0 failures" in output
+    output = run(str(tmp_path / "tests/csrc/sparse_test"), str(CASES), str(SEED))
+    assert "avx512: 0 failures" in output
+    assert "avx512vbmi: 0 failures" in output
 
 
 @x86_64
