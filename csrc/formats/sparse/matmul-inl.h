@@ -459,7 +459,7 @@ void MultiplyColumnsOf(const MatMulArgs& args, int64_t first, int64_t rows, cons
   for (int64_t panel0 = block.panel_begin; panel0 < block.panel_end; panel0 += kColumnsPanels) {
     const int64_t panels = Min(kColumnsPanels, block.panel_end - panel0);
     for (int64_t p = 0; p < panels; ++p) cursors[p] = a.panels[panel0 + p];
-    __builtin_memset(sums, 0, static_cast<uint64_t>(panels * kPanelBytes));
+    for (int64_t p = 0; p < panels; ++p) __builtin_memset(sums + p * kPanelBytes, 0, kPanelBytes);
     for (int64_t window = 0; window < windows; window += kWindows) {
       // The last part takes all steps that are left, be they out of order.
       const int64_t limit = window + kWindows < windows ? window + kWindows : kMostWindows;
