@@ -49,7 +49,7 @@ struct Arrays {
 };
 
 inline Arrays PackArrays(const void* weights, const Flavour& flavour, int64_t k, int64_t n) {
-  const Packed packed = Pack(weights, flavour.values, flavour.reach, k, n);
+  const Packed packed = Pack(weights, flavour.values, flavour.reach, k, n, /*least_saved=*/0);
   return {flavour, k, n, packed.windows, packed.indices, packed.values, packed.panels, packed.order};  // copies have no spare capacity
 }
 

@@ -155,15 +155,15 @@ class TestPack:
         assert min(fill.values()) >= 68
 
     def test_outputs_of_like_fill_share_panels(self):
-        weights = np.zeros((128, 64), np.float32)
-        weights[:, ::4] = matrix(128, 16)
+        weights = np.zeros((1024, 64), np.float32)
+        weights[:, ::4] = matrix(1024, 16)
         for values in VALUES:
             format_ = Sparse(values=values)
             arrays = format_.pack(weights)
             assert format_.work(arrays) <= 0.26
-            x = matrix(5, 128, 1)
+            x = matrix(5, 1024, 1)
             y = format_.matmul(x, arrays).numpy()
-            np.testing.assert_allclose(y, x @ format_.unpack(arrays), atol=0.3, rtol=0.03)
+            np.testing.assert_allclose(y, x @ format_.unpack(arrays), atol=2, rtol=0.03)
             assert (y[:, 1::4] == 0).all()
 
     def test_bytes_are_fewer_than_those_of_csr(self):

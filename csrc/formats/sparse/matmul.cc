@@ -79,9 +79,6 @@ struct Plan {
 constexpr double kForkCycles = 5000.0;
 constexpr double kLeastTaskCycles = 4000.0;
 constexpr int64_t kTasksPerThread = 8;
-constexpr int64_t kColumnsTasksPerThread = 2;
-constexpr int64_t kSharedBytes = 512 << 10;
-constexpr int64_t kLeastRows = 8;
 constexpr double kCyclesPerStep = 2.0;  // a step itself, beside its rows
 
 Plan MakePlan(const MatMulArgs& args, Tier tier, const Kernels& kernels, int num_threads) {
@@ -103,27 +100,15 @@ Plan MakePlan(const MatMulArgs& args, Tier tier, const Kernels& kernels, int num
     cycles = steps * static_cast<double>(parts) * kernels.columns_cycles[v] + rows_cycles(plan.tail, 1);
     plan.scratch_bytes = std::max(RoundUp(ColumnsScratchBytes(args.matrix, plan.rows_per_part), 64), rows_scratch(plan.tail));
   } else {
-    // Threads that share rows all prepare them; threads that share weights all read them, which costs less while L2 holds them.
-    const int64_t bytes = args.matrix.steps * StepEntries(args.matrix.values_type) * (ValueBytes(args.matrix.values_type) + 1);
     plan.row_parts = DivideUp(args.m, kRowsHeld);
-    if (bytes <= kSharedBytes) plan.row_parts = std::max(plan.row_parts, std::min<int64_t>(num_threads, args.m / kLeastRows));
     plan.rows_per_part = DivideUp(args.m, plan.row_parts);
     cycles = rows_cycles(args.m, plan.row_parts);
     plan.scratch_bytes = rows_scratch(plan.rows_per_part);
   }
   const int64_t panels = NumPanels(args.matrix.n);
-  if (cycles < 2 * kForkCycles || num_threads == 1) {
-    if (plan.kind == Kind::kRows) {  // one block after the other, as large as they may be
-      plan.row_parts = DivideUp(args.m, kRowsHeld);
-      plan.rows_per_part = DivideUp(args.m, plan.row_parts);
-      plan.scratch_bytes = rows_scratch(plan.rows_per_part);
-    }
-    return plan;
-  }
-  // A task of Columns brings x into L1 part by part for all of its panels: fewer of them. Whole multiples of the threads.
-  const int64_t most = plan.kind == Kind::kColumns ? kColumnsTasksPerThread : kTasksPerThread;
-  const auto whole_tasks = static_cast<int64_t>(cycles / kLeastTaskCycles / num_threads);
-  const int64_t tasks = num_threads * std::clamp<int64_t>(whole_tasks, 1, most);
+  if (cycles < 2 * kForkCycles || num_threads == 1) return plan;
+  const auto whole_tasks = static_cast<int64_t>(cycles / kLeastTaskCycles);
+  const int64_t tasks = std::min(num_threads * kTasksPerThread, std::max<int64_t>(num_threads, whole_tasks));
   plan.panel_parts = std::min(panels, DivideUp(tasks, plan.row_parts));
   plan.threads = std::min<int64_t>(num_threads, plan.row_parts * plan.panel_parts);
   return plan;

@@ -9,8 +9,7 @@ namespace tfcompress::sparse {
 namespace {
 
 constexpr uint32_t kNone = 0xffffffffu;
-// Outputs that do not lie beside each other are written one by one: at batch 16 and more that costs as much as a tenth of the steps.
-constexpr double kWorthReordering = 0.85;
+
 
 // The ascending k of one lane's nonzeros, and how many are packed.
 struct Lane {
@@ -48,12 +47,12 @@ class Packer {
   Packer(const T* weights, Values values, int64_t reach, int64_t k, int64_t n)
       : weights_(weights), values_(values), reach_(reach), k_(k), n_(n) {}
 
-  Packed Run() {
+  Packed Run(int64_t least_saved) {
     std::vector<int32_t> order(static_cast<size_t>(n_));
     std::iota(order.begin(), order.end(), 0);
     const int64_t steps = CountSteps(order);
     std::vector<int32_t> sorted = ByCount(order);
-    if (sorted != order && static_cast<double>(CountSteps(sorted)) < kWorthReordering * static_cast<double>(steps)) order = std::move(sorted);
+    if (sorted != order && steps - CountSteps(sorted) > least_saved * NumPanels(n_)) order = std::move(sorted);
     return Fill(order);
   }
 
@@ -242,14 +241,14 @@ std::string CheckMatrix(Matrix* matrix) {
   return "";
 }
 
-Packed Pack(const void* weights, Values values, int64_t reach, int64_t k, int64_t n) {
+Packed Pack(const void* weights, Values values, int64_t reach, int64_t k, int64_t n, int64_t least_saved) {
   switch (values) {
     case Values::kFloat32:
-      return Packer<float>(static_cast<const float*>(weights), values, reach, k, n).Run();
+      return Packer<float>(static_cast<const float*>(weights), values, reach, k, n).Run(least_saved);
     case Values::kBFloat16:
-      return Packer<uint16_t>(static_cast<const uint16_t*>(weights), values, reach, k, n).Run();
+      return Packer<uint16_t>(static_cast<const uint16_t*>(weights), values, reach, k, n).Run(least_saved);
     default:
-      return Packer<int8_t>(static_cast<const int8_t*>(weights), values, reach, k, n).Run();
+      return Packer<int8_t>(static_cast<const int8_t*>(weights), values, reach, k, n).Run(least_saved);
   }
 }
 

@@ -107,9 +107,12 @@ struct Packed {
   std::vector<uint8_t> Structure() const;
 };
 
-// Packs the nonzeros of `weights`, [k, n] row-major, of the type that `values` names. Outputs are reordered where that saves
-// many steps.
-Packed Pack(const void* weights, Values values, int64_t reach, int64_t k, int64_t n);
+// Outputs that do not lie beside each other are written one by one: for a panel and a row that costs as much as about so many steps.
+inline constexpr int64_t kScatterSteps = 64;
+
+// Packs the nonzeros of `weights`, [k, n] row-major, of the type that `values` names. Outputs are reordered, by their numbers of nonzeros, where
+// that saves more than `least_saved` steps a panel.
+Packed Pack(const void* weights, Values values, int64_t reach, int64_t k, int64_t n, int64_t least_saved = kScatterSteps);
 // The exact inverse: zeros, and the stored values. Requires CheckMatrix(&matrix).empty(). Places that no k or output belongs to are ignored;
 // of several values for one place the last counts.
 void Unpack(const Matrix& matrix, void* weights);
