@@ -206,6 +206,7 @@ def test_cpu_info_and_variants() -> None:
         "avx512",
         "avx512vnni",
         "avx512vbmi",
+        "avx512bf16",
     ]
     assert [v["tier"] for v in variants if v["available"]] == info["tiers"]
 

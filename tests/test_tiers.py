@@ -67,7 +67,7 @@ def test_unknown_tier_is_an_error(run_python) -> None:
     )
     assert process.returncode != 0
     assert (
-        "TFCOMPRESS_ISA must be one of portable, avx2, avx512, avx512vnni, avx512vbmi"
+        "TFCOMPRESS_ISA must be one of portable, avx2, avx512, avx512vnni, avx512vbmi, avx512bf16"
         in process.stderr
     )
     assert "avx3" in process.stderr
