@@ -202,7 +202,7 @@ void MultiplyInteger(const MatMulArgs& args, const Block& block, void* scratch) 
       held->row_begin = first;
       held->row_end = first + rows;
     }
-    if (args.row_scale != nullptr) {
+    if (args.row_scale != nullptr && block.panel_begin == 0) {  // by one worker
       for (int64_t r = 0; r < rows; ++r) args.row_scale[first + r] = row_scales[r].scale;
     }
     for (int64_t panel = block.panel_begin; panel < block.panel_end; ++panel) {

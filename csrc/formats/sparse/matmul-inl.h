@@ -298,7 +298,7 @@ void MultiplyRows(const MatMulArgs& args, const Block& block, void* scratch) {
       held->row_begin = first;
       held->row_end = first + rows;
     }
-    if (args.row_scale != nullptr) {
+    if (args.row_scale != nullptr && block.panel_begin == 0) {  // by one worker
       for (int64_t r = 0; r < rows; ++r) args.row_scale[first + r] = held->row_scales[r].scale;
     }
     // Panels whose weights stay in L2 while all row tiles pass; a tile's activations stay in L1 while those panels pass.
@@ -450,7 +450,7 @@ void MultiplyColumnsOf(const MatMulArgs& args, int64_t first, int64_t rows, cons
     held->row_begin = first;
     held->row_end = first + rows;
   }
-  if (args.row_scale != nullptr) {
+  if (args.row_scale != nullptr && block.panel_begin == 0) {  // by one worker
     for (int64_t r = 0; r < rows; ++r) args.row_scale[first + r] = held->row_scales[r].scale;
   }
   constexpr int64_t kPanelBytes = kLanes * kPitch * 4;
