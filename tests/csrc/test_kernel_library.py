@@ -62,6 +62,7 @@ def test_avx512_source_on_any_machine(tmp_path: Path) -> None:
     output = run(str(tmp_path / "tests/csrc/sparse_test"), str(CASES), str(SEED))
     assert "avx512: 0 failures" in output
     assert "avx512vbmi: 0 failures" in output
+    assert "avx512bf16: 0 failures" in output
 
 
 @x86_64

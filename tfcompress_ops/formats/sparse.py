@@ -168,6 +168,12 @@ class Sparse(Format):
         pruned = self._prune(as_matrix(kernel))
         if self.values != "int8":
             dtype = np.float32 if self.values == "float32" else ml_dtypes.bfloat16
+            largest = np.abs(pruned).max(initial=0)
+            if not np.isfinite(largest.astype(dtype)):
+                raise ValueError(
+                    f"`kernel` must be finite in {self.values} too; received a weight of magnitude "
+                    f"{largest:g}."
+                )
             return self._arrays(pruned.astype(dtype), None, calibration)
         packed, scale, _ = kernels.int8_quantize_pack(pruned, False)
         return self._arrays(kernels.int8_unpack(packed, *pruned.shape), scale, calibration)
@@ -194,10 +200,8 @@ class Sparse(Format):
 
         Raises:
             TypeError: If `quantized` is not int8.
-            ValueError: If shapes do not fit, or values are out of range.
+            ValueError: If shapes do not fit, a value is -128, or `scale` is not finite.
         """
-        if self.values != "int8" or mean is not None:
-            return super().pack_quantized(quantized, scale, mean, calibration)
         values = np.asarray(quantized)
         if values.dtype != np.int8:
             raise TypeError(
@@ -209,6 +213,12 @@ class Sparse(Format):
                 "`quantized` must be a matrix and `scale` a vector of one number per output; "
                 f"received shapes {values.shape} and {scales.shape}."
             )
+        if not np.isfinite(scales).all():
+            raise ValueError("`scale` must be finite; received NaN or infinite values.")
+        if (values == -128).any():
+            raise ValueError("`quantized` must lie in -127 ... 127; received -128. Clip it.")
+        if self.values != "int8" or mean is not None:
+            return super().pack_quantized(values, scales, mean, calibration)
         keep = self._prune(as_matrix(values.astype(np.float32) * scales)) != 0
         return self._arrays(values * keep, scales, calibration)
 
@@ -287,6 +297,8 @@ class Sparse(Format):
                 f"`shape` must hold {(in_features, out_features)}; received {shape}. The arrays "
                 "belong to another matrix."
             )
+        if min(shape) < 0:
+            raise ValueError(f"`shape` must hold sizes >= 0; received {shape}.")
         numbers = {"scale", "x_scale"} | ({"values"} if self.values != "int8" else set())
         for name in sorted(numbers & set(arrays)):
             if not np.isfinite(np.asarray(arrays[name], np.float32)).all():
@@ -296,6 +308,7 @@ class Sparse(Format):
             np.zeros((0, in_features), np.float32),
             **_for_kernels(arrays),
             scale=np.asarray(arrays["scale"]) if self.values == "int8" else None,
+            x_scale=float(np.asarray(arrays["x_scale"])[0]) if self.needs_calibration else None,
             reach=self._reach,
         )
         if product.shape[1] != out_features:

@@ -195,6 +195,9 @@ class CompressedLayer(keras.layers.Layer, abc.ABC):  # type: ignore[misc]
 
         Args:
             input_shape: Shape of the input, its feature dimensions known.
+
+        Raises:
+            ValueError: If there are no weights to pack, and the arrays' shapes depend on them.
         """
         self._input_shape = tuple(input_shape)
         shape = self.matrix_shape(self._input_shape)
@@ -204,6 +207,11 @@ class CompressedLayer(keras.layers.Layer, abc.ABC):  # type: ignore[misc]
             specs = {name: (self._packed_shapes[name], spec[1]) for name, spec in specs.items()}
         elif not self.format.needs_calibration:
             arrays = self.format.pack(self.initial_matrix(shape))
+        if arrays is None and any(None in array_shape for array_shape, _ in specs.values()):
+            raise ValueError(
+                f"Layer {self.name!r} must be made from weights: how large the arrays of "
+                f"{self.format} are depends on them. Use tfc.compress, or load a whole model."
+            )
         self._packed_names = tuple(specs)
         for name, (array_shape, dtype) in specs.items():
             variable = self.add_weight(
