@@ -2,16 +2,11 @@
 #ifndef TFCOMPRESS_FORMATS_INT8_KERNELS_H_
 #define TFCOMPRESS_FORMATS_INT8_KERNELS_H_
 
+#include "base/grid.h"
 #include "base/quantize.h"
 #include "formats/int8/int8.h"
 
 namespace tfcompress::int8 {
-
-// One rectangle of the output: rows [row_begin, row_end), panels [panel_begin, panel_end).
-struct Block {
-  int64_t row_begin, row_end;
-  int64_t panel_begin, panel_end;
-};
 
 struct Kernels {
   const char* integer_step;   // for people: the inner step of the integer path

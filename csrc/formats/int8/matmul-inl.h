@@ -26,16 +26,11 @@
 #include "base/elementwise-inl.h"
 #include "base/epilogue-inl.h"
 #include "base/quantize-inl.h"
+#include "base/tile-inl.h"
 #include "formats/int8/kernels.h"
 
 namespace tfcompress::int8 {
 namespace {
-
-// A compile-time index as an argument.
-template <int kValue>
-struct Index {
-  static constexpr int value = kValue;
-};
 
 TFCOMPRESS_INLINE const char* XRow(const MatMulArgs& args, int64_t row) {
   return static_cast<const char*>(args.x) + row * args.x_stride * ElementBytes(args.x_type);
@@ -173,16 +168,6 @@ TFCOMPRESS_INLINE void IntegerRows(int64_t rows, const uint8_t* w, int64_t width
 
 TFCOMPRESS_INLINE int64_t PanelWidth(const MatMulArgs& args, int64_t panel) {
   return Min(kPanelWidth, RoundUp(args.n, kPanelQuantum) - panel * kPanelWidth);
-}
-
-// Cuts `rows` into tiles of nearly equal height (16 rows: 6 + 5 + 5, not 6 + 6 + 4) and calls f(first row, height).
-template <typename F>
-TFCOMPRESS_INLINE void ForEachRowTile(int64_t rows, int64_t most, const F& f) {
-  const int64_t tiles = (rows + most - 1) / most;
-  for (int64_t t = 0; t < tiles; ++t) {
-    const int64_t begin = rows * t / tiles;
-    f(begin, rows * (t + 1) / tiles - begin);
-  }
 }
 
 template <class S>
@@ -381,19 +366,6 @@ void DecodedColumns(const uint8_t* w, int64_t width, int64_t column, const float
   }
 }
 
-TFCOMPRESS_INLINE float Sum(const float* x, int64_t n) {
-  constexpr int64_t kSums = 16;  // independent, so that the order of additions, and the result, is the same on every tier
-  float sums[kSums] = {};
-  int64_t i = 0;
-  for (; i + kSums <= n; i += kSums) {
-    for (int64_t j = 0; j < kSums; ++j) sums[j] += x[i + j];
-  }
-  for (; i < n; ++i) sums[i % kSums] += x[i];
-  float total = 0.0f;
-  for (float s : sums) total += s;
-  return total;
-}
-
 template <class F>
 void MultiplyFloat(const MatMulArgs& args, const Block& block, void* scratch) {
   const int64_t k4 = RoundUp(args.k, kGroup);
@@ -415,7 +387,7 @@ void MultiplyFloat(const MatMulArgs& args, const Block& block, void* scratch) {
       for (int64_t r = 0; r < rows; ++r) LoadAsFloat(XRow(args, first + r), args.x_type, converted + r * x_stride, args.k);
     }
     if (args.mean != nullptr) {
-      for (int64_t r = 0; r < rows; ++r) row_sums[r] = Sum(x + r * x_stride, args.k);
+      for (int64_t r = 0; r < rows; ++r) row_sums[r] = SumOf(x + r * x_stride, args.k);
     }
     for (int64_t panel = block.panel_begin; panel < block.panel_end; ++panel) {
       const int64_t column = panel * kPanelWidth;
