@@ -13,6 +13,7 @@
 //     AtLeast16(a, b)       16 comparisons a[i] >= b[i] as bits
 //     Broadcast(uint32_t), And, Count(sums, words, words)
 //     kPartialSteps         0, or how many Counts fit into narrow sums, which AddPartial(sums, narrow) then widens
+//     kPanelRows            0, or from how many rows on CountPanel multiplies all rows by a panel, for K up to kPanelInFeatures
 //   Bytes (int8 activations):
 //     Field<bits, f>(words) the f-th level of each byte of the words, as bytes
 //     Broadcast(int8_t*)    four activations;  Dot(sums, levels, activations)
@@ -141,7 +142,8 @@ TFCOMPRESS_NOINLINE void SignsTile(const uint8_t* w, int64_t w_stride, const uin
   }
 }
 
-// What the dispatch below asks of each kind of activations: how rows are prepared, and how a tile of them is multiplied.
+// What the dispatch below asks of each kind of activations: how rows are prepared, how a tile of them is multiplied, and whether all rows of a
+// panel were multiplied in another way.
 template <class S>
 struct SignsPath {
   using Primitives = S;
@@ -150,6 +152,14 @@ struct SignsPath {
   static constexpr int32_t kFactor = -2;  // sum of products = k - 2 * differing bits
   static constexpr Levels kLevels = Levels::kBinary;
   static PreparedRow Prepare(const MatMulArgs& args, int64_t row, X* x) { return PrepareSigns<S>(args, row, x); }
+  static bool Panel(const MatMulArgs& args, const uint8_t* w, int64_t width, const X* x, int64_t x_stride, int64_t rows, Sum* sums) {
+    if constexpr (S::kPanelRows > 0) {
+      if (rows < S::kPanelRows || args.k > S::kPanelInFeatures) return false;
+      S::CountPanel(w, width, x, x_stride, rows, SignWords(args.k), LastWordMask(args.k), sums);
+      return true;
+    }
+    return false;
+  }
   template <int MR, int NR>
   static void Tile(const MatMulArgs& args, const uint8_t* w, int64_t width, const X* x, int64_t x_stride, Sum* sums) {
     SignsTile<S, MR, NR>(w, width * 4, x, x_stride, SignWords(args.k), LastWordMask(args.k), sums);
@@ -260,6 +270,7 @@ struct BytesPath {
   static constexpr int32_t kFactor = levels == Levels::kBinary ? 2 : 1;  // w_l = 2 * level - 1 or level - 1
   static constexpr Levels kLevels = levels;
   static PreparedRow Prepare(const MatMulArgs& args, int64_t row, X* x) { return PrepareBytes<levels>(args, row, x); }
+  static bool Panel(const MatMulArgs&, const uint8_t*, int64_t, const X*, int64_t, int64_t, Sum*) { return false; }
   template <int MR, int NR>
   static void Tile(const MatMulArgs& args, const uint8_t* w, int64_t width, const X* x, int64_t x_stride, Sum* sums) {
     BytesTile<S, levels, MR, NR>(w, width * 4, x, x_stride, NumWords(levels, args.k), sums);
@@ -375,6 +386,7 @@ struct TablesPath {
   using Sum = float;
   static constexpr Levels kLevels = levels;
   static PreparedRow Prepare(const MatMulArgs& args, int64_t row, X* x) { return PrepareTables<levels>(args, row, x); }
+  static bool Panel(const MatMulArgs&, const uint8_t*, int64_t, const X*, int64_t, int64_t, Sum*) { return false; }
   template <int MR, int NR>
   static void Tile(const MatMulArgs& args, const uint8_t* w, int64_t width, const X* x, int64_t x_stride, Sum* sums) {
     TablesTile<S, MR, NR>(w, width * 4, x, x_stride, NumWords(levels, args.k), sums);
@@ -483,9 +495,11 @@ void MultiplyBlock(const MatMulArgs& args, const Block& block, void* scratch) {
       const int64_t width = Min(kPanelWidth, RoundUp(args.n, kPanelQuantum) - column);
       const int64_t valid = Min(width, args.n - column);
       const uint8_t* w = args.kernel + column * words * 4;
-      ForEachRowTile(rows, Path::Primitives::kRowTile, [&](int64_t r0, int64_t height) {
-        RowTile<Path>(height, args, w, width, x + r0 * x_stride, x_stride, sums + r0 * kPanelWidth);
-      });
+      if (!Path::Panel(args, w, width, x, x_stride, rows, sums)) {
+        ForEachRowTile(rows, Path::Primitives::kRowTile, [&](int64_t r0, int64_t height) {
+          RowTile<Path>(height, args, w, width, x + r0 * x_stride, x_stride, sums + r0 * kPanelWidth);
+        });
+      }
       // A whole panel's width as a constant: its loops are unrolled, which halves the epilogue.
       for (int64_t r = 0; r < rows; ++r) {
         const Sum* row_sums = sums + r * kPanelWidth;

@@ -10,6 +10,7 @@ struct Signs : SignsOfFloats {
   static constexpr int kRowTile = 6;
   static constexpr int kOneRowSets = 1;
   static constexpr int kPartialSteps = 0;
+  static constexpr int64_t kPanelRows = 0;
   static constexpr int RegsFor(int) { return 4; }
   // Kept in order: compilers would count many words before they add the first, and spill.
   static V Count(V sums, V w, V x) {

@@ -22,6 +22,7 @@ struct Words {
 
 struct Signs : Words {
   static constexpr int kPartialSteps = 0;
+  static constexpr int64_t kPanelRows = 0;
   static uint32_t Words32(const float* x, uint32_t* nans) {
     uint32_t word = 0;
     for (int i = 0; i < 32; ++i) {

@@ -10,6 +10,7 @@ namespace {
 struct ShuffledSigns : SignsOfFloats {
   static constexpr int kRowTile = 4;
   static constexpr int64_t kPartialSteps = 31;  // a byte counts up to 8 bits a step
+  static constexpr int64_t kPanelRows = 0;
   static constexpr int RegsFor(int rows) { return rows <= 2 ? 4 : 2; }
   static V Count(V sums, V w, V x) {
     const V nibbles = _mm512_set1_epi8(15);
