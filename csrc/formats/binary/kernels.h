@@ -21,7 +21,9 @@ struct Kernels {
 
 // Rows that a worker prepares at a time. Quantised or binarised rows are small. Tables are 16 bytes for each bit of a weight: few rows of them
 // stay in L2 while all panels pass over them.
-inline constexpr int64_t kMostRows[kNumActivations] = {8, 48, 96};
+TFCOMPRESS_INLINE constexpr int64_t MostRows(Activations activations) {
+  return activations == Activations::kFloat ? 8 : activations == Activations::kInt8 ? 48 : 96;
+}
 inline constexpr int64_t kMaxRows = 96;
 
 // Strides of scratch rows in bytes: whole cache lines, one line off the powers of two whose rows would share cache sets.
@@ -49,7 +51,7 @@ inline constexpr int64_t kHeaderBytes = RoundUp(sizeof(ScratchHeader), 64);
 
 // What a worker needs for blocks of `rows` rows. Its header must be cleared before the first call.
 TFCOMPRESS_INLINE constexpr int64_t ScratchBytes(const MatMulArgs& args, int64_t rows) {
-  const int64_t most = kMostRows[static_cast<int>(args.activations)];
+  const int64_t most = MostRows(args.activations);
   return kHeaderBytes + (rows < most ? rows : most) * RowBytes(args);
 }
 

@@ -474,7 +474,7 @@ void MultiplyBlock(const MatMulArgs& args, const Block& block, void* scratch) {
   using X = typename Path::X;
   using Sum = typename Path::Sum;
   constexpr int64_t kRows = kMaxRows;
-  const int64_t most = kMostRows[static_cast<int>(args.activations)];
+  const int64_t most = MostRows(args.activations);
   const int64_t words = NumWords(Path::kLevels, args.k);
   const int64_t x_stride = RowBytes(args) / static_cast<int64_t>(sizeof(X));
   ScratchHeader* held = static_cast<ScratchHeader*>(scratch);

@@ -37,7 +37,7 @@ GridCosts CostsOf(const MatMulArgs& args, const Kernels& kernels) {
   GridCosts costs;
   costs.m = args.m;
   costs.panels = NumPanels(args.n);
-  costs.most_rows = kMostRows[a];
+  costs.most_rows = MostRows(args.activations);
   // The other kinds of activations take a step of 4 bits or a byte for a ternary weight as for a binary one.
   costs.row_cycles = macs / kernels.macs_per_cycle[a] * (args.activations == Activations::kFloat ? BitsOf(args.levels) : 1);
   costs.stream_cycles = macs / 8 * BitsOf(args.levels) * kCyclesPerWeightByte;

@@ -9,7 +9,7 @@ struct Words {
   static constexpr int kOutputs = 1;
   static constexpr int kRowTile = 2;
   static constexpr int kOneRowSets = 1;
-  static constexpr int RegsFor(int) { return 16; }
+  static constexpr int RegsFor(int) { return 4; }
   static V Zero() { return 0; }
   static V Load(const uint8_t* w) {
     V v;
@@ -72,8 +72,8 @@ struct Tables : Words {
 }  // namespace
 
 const Kernels& PortableKernels() {
-  static constexpr Kernels kernels = MakeKernels<Signs, Bytes, Tables>("table of 16 sums, 2x16 tile", "scalar multiply-add, 2x16 tile",
-                                                                       "xor + popcount, 2x16 tile", 2.0, 1.0, 8.0);
+  static constexpr Kernels kernels = MakeKernels<Signs, Bytes, Tables>("table of 16 sums, 2x4 tile", "scalar multiply-add, 2x4 tile",
+                                                                       "xor + popcount, 2x4 tile", 2.0, 1.0, 8.0);
   return kernels;
 }
 
