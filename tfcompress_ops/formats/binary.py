@@ -9,7 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tfcompress_ops import kernels, ops
-from tfcompress_ops.formats.format import Arrays, ArraySpecs, Format, as_matrix, register_format
+from tfcompress_ops.formats.format import (
+    SIGNS_PER_WORD,
+    Arrays,
+    ArraySpecs,
+    Format,
+    as_matrix,
+    register_format,
+)
 
 Activations = Literal["float", "int8", "binary"]
 TernaryActivations = Literal["float", "int8"]
@@ -89,6 +96,8 @@ class _Levels(Format):
         arrays: Arrays = {"kernel": packed, "scale": scale}
         if mean is not None:
             arrays["mean"] = mean
+        if self.packed_outputs:
+            arrays["threshold"] = np.zeros(matrix.shape[1], np.int32)
         arrays["shape"] = np.array(matrix.shape, np.int32)
         return arrays
 
@@ -123,7 +132,7 @@ class _Levels(Format):
 
         Args:
             x: float32, bfloat16 or float16 tensor `[..., in_features]` whose last dimension is
-                known.
+                known, or packed signs if the format says so.
             arrays: Packed arrays as tensors or variables.
             bias: Tensor `[out_features]` or `None`.
             activation: Anything that `keras.activations.get` accepts.
@@ -134,8 +143,8 @@ class _Levels(Format):
         Raises:
             ValueError: If the last dimension of `x` is unknown.
         """
-        in_features = x.shape[-1] if x.shape.rank is not None else None
-        if in_features is None:
+        columns = x.shape[-1] if x.shape.rank is not None else None
+        if columns is None:
             raise ValueError(
                 f"`x` must have a known last dimension; received shape {x.shape}. Set it with "
                 "tf.ensure_shape."
@@ -144,9 +153,10 @@ class _Levels(Format):
             x,
             arrays["kernel"],
             arrays["scale"],
-            in_features,
+            columns * SIGNS_PER_WORD if self.packed_inputs else columns,
             mean=arrays.get("mean"),
             bias=bias,
+            threshold=arrays.get("threshold"),
             levels=self.levels,
             activations=self.activations,
             scale_x=self.scales_inputs,
@@ -162,6 +172,8 @@ class _Levels(Format):
         }
         if self.has_mean:
             specs["mean"] = ((out_features,), "float32")
+        if self.packed_outputs:
+            specs["threshold"] = ((out_features,), "int32")
         specs["shape"] = ((2,), "int32")
         return specs
 
@@ -200,12 +212,19 @@ class Binary(_Levels):
             added back as `mean * sum(x)`.
         scale_inputs: Whether, with `activations="binary"`, the signs of each row are multiplied by
             the row's mean magnitude.
+        packed_inputs: Whether, with `activations="binary"`, inputs are packed signs: int32
+            `[..., in_features / 32]`, bit `k % 32` of word `k // 32` set for +1.
+        packed_outputs: Whether, with `activations="binary"`, outputs are packed signs: those of
+            the sums less `threshold`, which stands for what follows the product (see
+            `with_bias`). `compress` sets both where one such layer feeds another, so that no
+            number travels between them but signs. A NaN does not get through.
 
     Packed arrays:
         `kernel`: uint8 `[packed bytes]`, one bit a weight in the kernels' layout, the same on every
             machine.
         `scale`: float32 `[out_features]`.
         `mean`: float32 `[out_features]`, only with `center=True`.
+        `threshold`: int32 `[out_features]`, only with `packed_outputs=True`.
         `shape`: int32 `[2]`, `(in_features, out_features)`.
 
     References:
@@ -226,16 +245,29 @@ class Binary(_Levels):
 
     center: bool = False
     scale_inputs: bool = False
+    packed_inputs: bool = False
+    packed_outputs: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("center", "scale_inputs"):
+        for name in ("center", "scale_inputs", "packed_inputs", "packed_outputs"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"`{name}` must be a bool; received {getattr(self, name)!r}.")
-        if self.scale_inputs and self.activations != "binary":
+        for name in ("scale_inputs", "packed_inputs", "packed_outputs"):
+            if getattr(self, name) and self.activations != "binary":
+                raise ValueError(
+                    f"`{name}` goes with activations='binary' only; received "
+                    f"activations={self.activations!r}."
+                )
+        if self.scale_inputs and (self.packed_inputs or self.packed_outputs):
             raise ValueError(
-                "`scale_inputs` goes with activations='binary' only; received "
-                f"activations={self.activations!r}."
+                "`scale_inputs` must be False where inputs or outputs are packed signs, which have "
+                "no magnitude; received True."
+            )
+        if self.center and self.packed_outputs:
+            raise ValueError(
+                "`center` must be False with `packed_outputs`: a mean's share of a sum depends on "
+                "the row, a threshold cannot; received True."
             )
 
     @property
@@ -257,7 +289,46 @@ class Binary(_Levels):
     def label(self) -> str:
         """The name, how activations are treated, and the options that are not the default."""
         options = " center" * self.center + " scaled" * self.scale_inputs
-        return f"{super().label}{options}"
+        packed = " packed" * (self.packed_inputs or self.packed_outputs)
+        return f"{super().label}{options}{packed}"
+
+    def with_bias(
+        self, arrays: Mapping[str, npt.NDArray[Any]], bias: npt.ArrayLike | None
+    ) -> Arrays:
+        """Packed arrays whose thresholds stand for a bias: `scale * sum + bias >= 0`.
+
+        The comparison is the one that float32 would make: signs are those of the unfused layer.
+
+        Args:
+            arrays: What `pack` made, with or without `threshold`.
+            bias: Finite floating-point `[out_features]`, or `None` for zeros.
+
+        Returns:
+            The arrays with `threshold`: the least sum whose output is not negative, the largest
+            int32 where there is none.
+
+        Raises:
+            ValueError: If shapes do not fit, or a scale is negative.
+        """
+        scale = np.asarray(arrays["scale"], np.float32)
+        in_features = int(arrays["shape"][0])
+        least = -np.asarray(0 if bias is None else bias, np.float32)
+        if least.shape not in ((), scale.shape):
+            raise ValueError(
+                f"`bias` must have shape {scale.shape}, one number per output; received shape "
+                f"{least.shape}."
+            )
+        if (scale < 0).any():
+            raise ValueError("`scale` must be >= 0 with `packed_outputs`; received negative ones.")
+        # The least sum in -in_features ... in_features + 1 that is large enough, by bisection.
+        low = np.full(scale.shape, -in_features, np.int64)
+        high = np.full(scale.shape, in_features + 1, np.int64)
+        while (low < high).any():
+            middle = (low + high) // 2
+            enough = scale * middle.astype(np.float32) >= least
+            low, high = np.where(enough, low, middle + 1), np.where(enough, middle, high)
+        threshold = np.where(low > in_features, np.iinfo(np.int32).max, low).astype(np.int32)
+        return {**arrays, "threshold": threshold}
 
 
 @register_format
