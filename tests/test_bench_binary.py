@@ -57,7 +57,8 @@ def test_bytes_of_a_case(name: str, bits: int) -> None:
 def test_command(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     threads = tf.config.threading.get_intra_op_parallelism_threads() or machine.available_cpus()
-    arguments = ["binary", "--quick", "--json", str(path), "--threads", str(threads)]
+    arguments = ["binary", "--quick", "--shape", "48x32", "--state", "hot", "--mode", "bursts"]
+    arguments += ["--json", str(path), "--threads", str(threads)]
     outcome = CliRunner().invoke(app, arguments)
     assert outcome.exit_code == 0, outcome.output
     assert "Speed-up over int8 dynamic" in outcome.output

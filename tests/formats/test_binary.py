@@ -50,17 +50,17 @@ def levels_of(format_, kernel):
 
 
 def prepared(format_, x):
-    """Integers that stand for each row of `x`, and the row's scale."""
+    """Integers, as float64, that stand for each row of `x`, and the row's scale."""
     rows = len(x)
     if format_.activations == "int8":
         largest = np.abs(x).max(axis=1, keepdims=True, initial=0)
         inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
-        return np.rint(x * inverse).astype(np.int64), largest.astype(np.float64) / 127
+        return np.rint(x * inverse).astype(np.float64), largest.astype(np.float64) / 127
     if format_.activations == "binary":
         scale = np.ones((rows, 1))
         if format_.scales_inputs:
             scale = np.abs(x).astype(np.float64).sum(axis=1, keepdims=True) / max(x.shape[1], 1)
-        return np.where(x >= 0, 1, -1), scale
+        return np.where(x >= 0, 1.0, -1.0), scale
     return x.astype(np.float64), np.ones((rows, 1))
 
 
@@ -228,12 +228,12 @@ class TestCheckArrays:
 
 class TestMatMul:
     # The long ones: narrow sums must be widened in time, whatever their worst case.
-    @pytest.mark.parametrize(("k", "n"), [*SIZES, (4129, 17), (9001, 70)])
+    @pytest.mark.parametrize(("k", "n"), [*SIZES, (4129, 17), (9001, 17)])
     @pytest.mark.parametrize("format_", OPTIONS, ids=by_label)
     def test_against_numpy(self, format_, k, n):
         rng = np.random.default_rng(k * 1000 + n)
         arrays = format_.pack(matrix(k, n))
-        levels = kernels.binary_unpack(arrays["kernel"], k, n, format_.levels).astype(np.int64)
+        levels = kernels.binary_unpack(arrays["kernel"], k, n, format_.levels).astype(np.float64)
         mean = arrays.get("mean", np.float32(0))
         for m in BATCHES:
             x = rng.standard_normal((m, k)).astype(np.float32)
