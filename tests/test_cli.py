@@ -394,6 +394,43 @@ class TestSparse:
         assert "kept dense: 0 % zeros; sparse pays from about" in result.output
 
 
+class TestBinaryAndTernary:
+    """Nothing of the command line knows these formats: their registration is enough."""
+
+    @pytest.mark.parametrize(
+        ("options", "format_"),
+        [
+            (("binary",), tfc.Binary()),
+            (("binary", "--activations", "int8", "--center"), tfc.Binary("int8", center=True)),
+            (
+                ("binary", "--activations", "binary", "--scale-inputs"),
+                tfc.Binary("binary", scale_inputs=True),
+            ),
+            (("ternary", "--threshold", "absmean"), tfc.Ternary(threshold="absmean")),
+        ],
+    )
+    def test_compress_and_inspect(self, model, model_file, inputs, tmp_path, options, format_):
+        out = tmp_path / "small.keras"
+        arguments = (model_file, "-o", out, "--batch-size", "0", "--json", "--format", *options)
+        found = json.loads(run("compress", *arguments).stdout)
+        assert found["total"]["format"] == format_.label
+        loaded = keras.saving.load_model(out)
+        assert loaded.get_layer("hidden").format == format_
+        np.testing.assert_array_equal(
+            loaded(inputs), tfc.compress(model, format_, batch_size=None)(inputs)
+        )
+        hidden = json.loads(run("inspect", out, "--json").stdout)["layers"][0]
+        assert set(hidden["facts"]) == ({"zeros"} if format_.name == "ternary" else set())
+        assert format_.label in " ".join(run("inspect", out).output.split())
+
+    def test_errors(self, model_file, tmp_path):
+        arguments = ("compress", model_file, "-o", tmp_path / "small.keras", "--format")
+        assert "has no --pattern" in fails(*arguments, "binary", "--pattern", "8:64")
+        assert "`activations` must be" in fails(*arguments, "ternary", "--activations", "binary")
+        assert "`scale_inputs` goes with" in fails(*arguments, "binary", "--scale-inputs")
+        assert "`threshold` must be one of" in fails(*arguments, "ternary", "--threshold", "mean")
+
+
 @dataclasses.dataclass(frozen=True)
 class Later(tfc.Format):
     """A format that is registered later.

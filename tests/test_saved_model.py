@@ -30,7 +30,13 @@ SERVE = """
 
 @pytest.mark.parametrize(
     "format_",
-    [tfc.Int8(center=True), tfc.Sparse(0.5), tfc.Sparse(pattern="4:8", values="int8")],
+    [
+        tfc.Int8(center=True),
+        tfc.Sparse(0.5),
+        tfc.Sparse(pattern="4:8", values="int8"),
+        tfc.Binary("binary", center=True, scale_inputs=True),
+        tfc.Ternary("int8"),
+    ],
     ids=lambda format_: format_.label,
 )
 def test_fresh_process_with_the_op_library_alone(run_python, tmp_path, format_):

@@ -27,6 +27,17 @@ for _ in range(200):
     for x_scale in (None, 0.03):
         sums, scale = kernels.int8_sums(x, kernels.int8_pack(weights), n, x_scale=x_scale)
         digest.update(sums.tobytes() + scale.tobytes())
+    for levels, values in (("binary", [-1, 1]), ("ternary", [-1, 0, 1])):
+        packed = kernels.binary_pack(rng.choice(np.array(values, np.int8), (k, n)), levels)
+        given = (x, packed, np.ones(n, np.float32), k)
+        kinds = ("int8", "binary") if levels == "binary" else ("int8",)
+        for kind in kinds:
+            sums = kernels.binary_matmul(*given, levels=levels, activations=kind, sums=True)
+            digest.update(sums.tobytes())
+        if levels == "binary":
+            threshold = rng.integers(-k - 1, k + 2, n).astype(np.int32)
+            signs = kernels.binary_matmul(*given, activations="binary", threshold=threshold)
+            digest.update(signs.tobytes())
 print(kernels.cpu_info()["tier"], digest.hexdigest())
 """
 
@@ -43,6 +54,7 @@ def test_format_and_op_tests_pass_on_other_tiers(tier: str, tmp_path: Path) -> N
     if "TFCOMPRESS_ISA" in os.environ:
         pytest.skip("TFCOMPRESS_ISA is set: this run is about one tier")
     files = ["test_kernels.py", "test_ops.py", "formats/test_int8.py"]
+    files += ["test_binary_ops.py", "formats/test_binary.py"]
     result = subprocess.run(
         # Not "-m pytest" in the source tree: that would import the package from there.
         [

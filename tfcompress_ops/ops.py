@@ -506,13 +506,14 @@ def _binary_matmul_gradient(op: Any, dy: tf.Tensor) -> list[tf.Tensor | None]:
     rest = [None, None, *[None for _ in mean], *dbias]
     if x.dtype == tf.int32:
         return [None, *rest]
-    dx = _x_gradient(dz, weights, x)
+    wide = tf.cast(x, tf.float32)
+    dx = _x_gradient(dz, weights, wide)
     if attributes["activations"] == "binary":
-        magnitude = tf.abs(x)
+        magnitude = tf.abs(wide)
         if scale_x:
             dx *= tf.reduce_mean(magnitude, axis=-1, keepdims=True)
         dx = tf.where(magnitude <= 1, dx, tf.zeros_like(dx))
-    return [dx, *rest]
+    return [tf.cast(dx, x.dtype), *rest]
 
 
 tf.RegisterGradient("Tfcompress>BinaryMatMul")(_binary_matmul_gradient)

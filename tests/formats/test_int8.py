@@ -368,12 +368,10 @@ def test_options_are_checked():
 
 
 def test_registry():
-    assert formats.names() == ["int8", "sparse"]
+    assert {"int8", "sparse", "binary", "ternary"} <= set(formats.names())
     assert formats.get("int8") == Int8() == tfc.Int8()
     assert formats.get(Int8("float")) == Int8("float")
-    with pytest.raises(
-        ValueError, match=r"`format` must be one of \['int8', 'sparse'\]; received 'int9'"
-    ):
+    with pytest.raises(ValueError, match=r"`format` must be one of .*'int8'.*; received 'int9'"):
         formats.get("int9")
     with pytest.raises(TypeError, match=r"`format` must be a Format .*received 8"):
         formats.get(8)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
 from tfcompress_ops import kernels, ops
 from tfcompress_ops.formats.format import (
@@ -71,8 +72,9 @@ class _Levels(Format):
     def pack(self, kernel: npt.ArrayLike, calibration: Any = None) -> Arrays:
         """Reduces a weight matrix to levels and packs them.
 
-        A column of weights of one magnitude, or, ternary, of one magnitude and zeros, keeps them
-        exactly: what was quantised in training is packed without change.
+        A column of weights of one magnitude, or, with threshold="twn", of one magnitude and zeros,
+        keeps them exactly: what was quantised in training is packed without change. Not so with
+        `center`, and with threshold="absmean" only where the matrix has one magnitude and no zeros.
 
         Args:
             kernel: Finite floating-point array `[in_features, out_features]`.
@@ -143,7 +145,8 @@ class _Levels(Format):
         Raises:
             ValueError: If the last dimension of `x` is unknown.
         """
-        columns = x.shape[-1] if x.shape.rank is not None else None
+        x = tf.convert_to_tensor(x)
+        columns = x.shape[-1] if x.shape.rank else None
         if columns is None:
             raise ValueError(
                 f"`x` must have a known last dimension; received shape {x.shape}. Set it with "

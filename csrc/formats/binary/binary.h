@@ -65,8 +65,8 @@ enum class Rule : int {
   kAbsMean,  // ternary: round(w / mean |w|) clamped to +-1, scale = mean |w| of the matrix (BitNet b1.58, Ma et al. 2024, equations 1 to 3)
 };
 // Writes the packed levels of float32 [k, n], scale [n], and `mean` [n], the columns' means, where it is not null (kSign only). A column of weights
-// of one magnitude (or, ternary, of that magnitude and zeros) has just that scale. Returns false, with the outputs unspecified, where a weight is
-// not finite, or so large that a centred weight is not.
+// of one magnitude (or, kTwn, of that magnitude and zeros) has just that scale; with kAbsMean a whole matrix of one magnitude has. Returns false,
+// with the outputs unspecified, where a weight is not finite, or so large that a centred weight is not.
 bool QuantizeAndPack(Rule rule, const float* weights, int64_t k, int64_t n, uint8_t* packed, float* scale, float* mean);
 // weights[k, n] = scale[n] * w_l[k, n] (+ mean[n]), rows split over the pool.
 void Dequantize(Levels levels, const uint8_t* packed, int64_t k, int64_t n, const float* scale, const float* mean, float* weights,
