@@ -11,7 +11,9 @@
 #ifndef TFCOMPRESS_TESTS_CUDA_CUDA_EMULATION_H_
 #define TFCOMPRESS_TESTS_CUDA_CUDA_EMULATION_H_
 
+#ifndef __x86_64__
 #include <ucontext.h>
+#endif
 
 #include <algorithm>
 #include <cstdint>
@@ -59,8 +61,9 @@ constexpr size_t kStackBytes = 256 << 10;
 struct Site {
   const char* file;
   int line;
-  bool operator<(const Site& other) const { return std::make_pair(std::string(file), line) < std::make_pair(std::string(other.file), other.line); }
-  bool operator==(const Site& other) const { return line == other.line && std::string(file) == other.file; }
+  // By address: fast, and enough to keep each place once for a translation unit.
+  bool operator<(const Site& other) const { return line != other.line ? line < other.line : std::less<const char*>()(file, other.file); }
+  bool operator==(const Site& other) const { return line == other.line && (file == other.file || std::strcmp(file, other.file) == 0); }
   std::string ToString() const {
     const std::string path = file;
     return path.substr(path.rfind('/') + 1) + ":" + std::to_string(line);
@@ -78,8 +81,54 @@ struct Copy {
 
 enum class State { kReady, kAtBarrier, kInWarp, kEnded };
 
-struct Fiber {
+// Where a fiber, or the scheduler, goes on. On x86-64 a few instructions; swapcontext() takes two system calls, and under AddressSanitizer clears
+// the shadow of the whole stack.
+#ifdef __x86_64__
+struct Context {
+  void* stack_pointer = nullptr;
+};
+__attribute__((naked, noinline)) inline void SwitchStacks(void** /*from*/, void* /*to*/) {
+  asm(R"(
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret)");
+}
+inline void SwitchContext(Context* from, Context* to) { SwitchStacks(&from->stack_pointer, to->stack_pointer); }
+inline void MakeContext(Context* context, char* stack, size_t bytes, void (*entry)()) {
+  auto* top = reinterpret_cast<void**>(reinterpret_cast<uintptr_t>(stack + bytes) & ~uintptr_t{15});
+  top[-1] = nullptr;  // as if called from nowhere: the stack is 8 bytes off a multiple of 16
+  top[-2] = reinterpret_cast<void*>(entry);
+  std::fill(top - 8, top - 2, nullptr);  // the six registers
+  context->stack_pointer = top - 8;
+}
+#else
+struct Context {
   ucontext_t context;
+};
+inline void SwitchContext(Context* from, Context* to) { swapcontext(&from->context, &to->context); }
+__attribute__((noinline)) inline void MakeContext(Context* context, char* stack, size_t bytes, void (*entry)()) {
+  getcontext(&context->context);
+  context->context.uc_stack.ss_sp = stack;
+  context->context.uc_stack.ss_size = bytes;
+  context->context.uc_link = nullptr;
+  makecontext(&context->context, entry, 0);
+}
+#endif
+
+struct Fiber {
+  Context context;
   std::unique_ptr<char[]> stack;
   void* fake_stack = nullptr;
   State state = State::kEnded;
@@ -107,7 +156,7 @@ struct Runtime {
 
   // Of the block that runs.
   std::vector<Fiber> fibers;
-  ucontext_t scheduler;
+  Context scheduler;
   void* scheduler_fake_stack = nullptr;
   const void* scheduler_stack = nullptr;
   size_t scheduler_stack_bytes = 0;
@@ -132,7 +181,7 @@ inline void Yield(bool last = false) {
   __sanitizer_start_switch_fiber(last ? nullptr : &fiber.fake_stack, runtime.scheduler_stack, runtime.scheduler_stack_bytes);
 #endif
   (void)last;
-  swapcontext(&fiber.context, &runtime.scheduler);
+  SwitchContext(&fiber.context, &runtime.scheduler);
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_finish_switch_fiber(fiber.fake_stack, nullptr, nullptr);
 #endif
@@ -153,7 +202,7 @@ inline void Resume(int index) {
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_start_switch_fiber(&runtime.scheduler_fake_stack, fiber.stack.get(), kStackBytes);
 #endif
-  swapcontext(&runtime.scheduler, &fiber.context);
+  SwitchContext(&runtime.scheduler, &fiber.context);
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_finish_switch_fiber(runtime.scheduler_fake_stack, nullptr, nullptr);
 #endif
@@ -188,18 +237,14 @@ inline void FinishBarrier() {
   for (int i = 0; i < runtime.threads; ++i) runtime.fibers[static_cast<size_t>(i)].state = State::kReady;
 }
 
-__attribute__((noinline)) inline void RunBlock(int64_t block) {
+inline void RunBlock(int64_t block) {
   Runtime& r = runtime;
   r.block = block;
   if (r.fibers.size() < static_cast<size_t>(r.threads)) r.fibers.resize(static_cast<size_t>(r.threads));
   for (int i = 0; i < r.threads; ++i) {
     Fiber& fiber = r.fibers[static_cast<size_t>(i)];
     if (!fiber.stack) fiber.stack.reset(new char[kStackBytes]);
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = kStackBytes;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, FiberMain, 0);
+    MakeContext(&fiber.context, fiber.stack.get(), kStackBytes, FiberMain);
     fiber.state = State::kReady;
     fiber.open_group.clear();
     fiber.groups.clear();
