@@ -19,9 +19,14 @@ struct CudaEpilogue {
   int64_t y_stride = 0;  // elements
   int64_t n = 0;
   bool y_aligned = false;  // four outputs from a multiple of four on are one store
+  bool vectors_aligned = false;  // and four values of scale, mean and bias one load
 };
 
 namespace {
+
+inline bool VectorsAligned(const float* scale, const float* mean, const float* bias) {
+  return (reinterpret_cast<uintptr_t>(scale) | reinterpret_cast<uintptr_t>(mean) | reinterpret_cast<uintptr_t>(bias)) % 16 == 0;
+}
 
 // Rows of `stride` elements begin at multiples of what four elements take.
 inline bool RowsAligned(const void* p, ElementType type, int64_t stride) {
@@ -56,17 +61,16 @@ TFCOMPRESS_DEVICE void ActivateFour(Activation activation, float (&v)[4]) {
   }
 }
 
-template <typename T>
-struct alignas(4 * sizeof(T)) Four {
-  T v[4];
-};
-
-// y[row, column + i] = v[i], of those outputs that exist.
+// y[row, column + i] = v[i], of those outputs that exist. T: float, int32_t or the bits of 16-bit floats.
 template <typename T>
 TFCOMPRESS_DEVICE void StoreFour(const CudaEpilogue& e, int64_t row, int64_t column, const T (&v)[4]) {
   T* to = static_cast<T*>(e.y) + row * e.y_stride + column;
   if (e.y_aligned && column + 4 <= e.n) {
-    *reinterpret_cast<Four<T>*>(to) = {{v[0], v[1], v[2], v[3]}};
+    if constexpr (sizeof(T) == 4) {
+      StoreGlobal<4>(to, {{BitCast<uint32_t>(v[0]), BitCast<uint32_t>(v[1]), BitCast<uint32_t>(v[2]), BitCast<uint32_t>(v[3])}});
+    } else {
+      StoreGlobal<2>(to, {{v[0] | static_cast<uint32_t>(v[1]) << 16, v[2] | static_cast<uint32_t>(v[3]) << 16}});
+    }
     return;
   }
 #pragma unroll
@@ -75,18 +79,41 @@ TFCOMPRESS_DEVICE void StoreFour(const CudaEpilogue& e, int64_t row, int64_t col
   }
 }
 
+// Four values of one of the vectors; those beyond n are 0.
+TFCOMPRESS_DEVICE void LoadVector(const CudaEpilogue& e, const float* vector, int64_t column, float (&v)[4]) {
+  if (e.vectors_aligned && column + 4 <= e.n) {
+    const Words4 words = LoadWordsReadOnly<4>(vector + column);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) v[i] = BitCast<float>(words.v[i]);
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) v[i] = column + i < e.n ? LoadReadOnly(vector + column + i) : 0.0f;
+}
+
 // y[row, column + i] = activation(row_scale * (scale * sums[i] + mean * row_sum) + bias), i < 4; column is a multiple of 4.
 TFCOMPRESS_DEVICE void FinishFour(const CudaEpilogue& e, int64_t row, int64_t column, const float (&sums)[4], float row_scale, float row_sum) {
-  float v[4];
+  float v[4] = {sums[0], sums[1], sums[2], sums[3]};
+  float vector[4];
+  if (e.scale != nullptr) {
+    LoadVector(e, e.scale, column, vector);
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    v[i] = sums[i];
-    if (column + i >= e.n) continue;
-    if (e.scale != nullptr) v[i] = LoadReadOnly(e.scale + column + i) * sums[i];
-    if (e.mean != nullptr) v[i] += LoadReadOnly(e.mean + column + i) * row_sum;
-    if (e.scale != nullptr) v[i] *= row_scale;
-    v[i] += e.bias != nullptr ? LoadReadOnly(e.bias + column + i) : 0.0f;
+    for (int i = 0; i < 4; ++i) v[i] = vector[i] * sums[i];
   }
+  if (e.mean != nullptr) {
+    LoadVector(e, e.mean, column, vector);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) v[i] += vector[i] * row_sum;
+  }
+  if (e.scale != nullptr) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) v[i] *= row_scale;
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) vector[i] = 0.0f;
+  if (e.bias != nullptr) LoadVector(e, e.bias, column, vector);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) v[i] += vector[i];
   ActivateFour(e.activation, v);
   if (e.y_type == ElementType::kFloat32) return StoreFour(e, row, column, v);
   uint16_t h[4];

@@ -27,9 +27,13 @@ inline constexpr int kCudaArch = __CUDA_ARCH__ / 10;
 inline constexpr int kCudaArch = 0;
 #endif
 
-struct alignas(16) Words4 {
-  uint32_t v[4];
+// 1, 2 or 4 words that are loaded and stored as one.
+template <int kWords>
+struct alignas(4 * kWords) Words {
+  static_assert(kWords == 1 || kWords == 2 || kWords == 4, "an access of 32, 64 or 128 bits");
+  uint32_t v[kWords];
 };
+using Words4 = Words<4>;
 
 // ---- Where a thread is ---------------------------------------------------------------------------------------------------------------
 TFCOMPRESS_DEVICE int ThreadIndex() { return static_cast<int>(threadIdx.x); }
@@ -60,21 +64,58 @@ TFCOMPRESS_DEVICE Words4 LoadStreaming(const void* from) {
       : "l"(from));
   return w;
 }
+// Any memory. By CUDA's vector types: an access of a struct may come out as one access for each member.
+template <int kWords>
+TFCOMPRESS_DEVICE Words<kWords> LoadWords(const void* from) {
+  if constexpr (kWords == 1) return {{*static_cast<const uint32_t*>(from)}};
+  if constexpr (kWords == 2) {
+    const uint2 w = *static_cast<const uint2*>(from);
+    return {{w.x, w.y}};
+  }
+  if constexpr (kWords == 4) {
+    const uint4 w = *static_cast<const uint4*>(from);
+    return {{w.x, w.y, w.z, w.w}};
+  }
+}
+// Stores are written out: from 13.0 on nvcc takes some of the 128-bit ones apart, four instructions and four times the sectors.
+TFCOMPRESS_DEVICE uint32_t SharedAddress(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+template <int kWords>
+TFCOMPRESS_DEVICE void StoreShared(void* to, const Words<kWords>& w) {
+  if constexpr (kWords == 1) *static_cast<uint32_t*>(to) = w.v[0];
+  if constexpr (kWords == 2) asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(SharedAddress(to)), "r"(w.v[0]), "r"(w.v[1]) : "memory");
+  if constexpr (kWords == 4) {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(SharedAddress(to)), "r"(w.v[0]), "r"(w.v[1]), "r"(w.v[2]), "r"(w.v[3]) : "memory");
+  }
+}
+template <int kWords>
+TFCOMPRESS_DEVICE void StoreGlobal(void* to, const Words<kWords>& w) {
+  if constexpr (kWords == 1) *static_cast<uint32_t*>(to) = w.v[0];
+  if constexpr (kWords == 2) asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(to), "r"(w.v[0]), "r"(w.v[1]) : "memory");
+  if constexpr (kWords == 4) {
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(w.v[0]), "r"(w.v[1]), "r"(w.v[2]), "r"(w.v[3]) : "memory");
+  }
+}
 // What this launch does not write.
 template <typename T>
 TFCOMPRESS_DEVICE T LoadReadOnly(const T* from) {
   return __ldg(from);
 }
-template <>
-TFCOMPRESS_DEVICE Words4 LoadReadOnly(const Words4* from) {
-  const uint4 w = __ldg(reinterpret_cast<const uint4*>(from));
-  return {{w.x, w.y, w.z, w.w}};
+template <int kWords>
+TFCOMPRESS_DEVICE Words<kWords> LoadWordsReadOnly(const void* from) {
+  if constexpr (kWords == 1) return {{__ldg(static_cast<const uint32_t*>(from))}};
+  if constexpr (kWords == 2) {
+    const uint2 w = __ldg(static_cast<const uint2*>(from));
+    return {{w.x, w.y}};
+  }
+  if constexpr (kWords == 4) {
+    const uint4 w = __ldg(static_cast<const uint4*>(from));
+    return {{w.x, w.y, w.z, w.w}};
+  }
 }
 
 // Asynchronous copies to shared memory. From 8.0 on cp.async: CopyAsync starts one of 16 bytes, of which the first `valid` come from memory and
 // the rest become 0; CommitCopies closes a group; WaitCopies<n> waits until at most n groups of this thread are under way.
 inline constexpr bool kHasCopyAsync = kCudaArch >= 80;
-TFCOMPRESS_DEVICE uint32_t SharedAddress(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 TFCOMPRESS_DEVICE void CopyAsync(void* to, const void* from, int valid) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(SharedAddress(to)), "l"(from), "r"(valid) : "memory");

@@ -31,7 +31,7 @@ TFCOMPRESS_DEVICE void LoadFour(const CudaRows& rows, int64_t row, int64_t first
   if (rows.type == ElementType::kFloat32) {
     const float* x = static_cast<const float*>(rows.x) + at;
     if (whole) {
-      const Words4 w = LoadReadOnly(reinterpret_cast<const Words4*>(x));
+      const Words4 w = LoadWordsReadOnly<4>(x);
 #pragma unroll
       for (int i = 0; i < 4; ++i) v[i] = BitCast<float>(w.v[i]);
       return;
@@ -43,12 +43,9 @@ TFCOMPRESS_DEVICE void LoadFour(const CudaRows& rows, int64_t row, int64_t first
   const uint16_t* x = static_cast<const uint16_t*>(rows.x) + at;
   uint16_t h[4];
   if (whole) {
-    const uint32_t low = LoadReadOnly(reinterpret_cast<const uint32_t*>(x));
-    const uint32_t high = LoadReadOnly(reinterpret_cast<const uint32_t*>(x) + 1);
-    h[0] = static_cast<uint16_t>(low);
-    h[1] = static_cast<uint16_t>(low >> 16);
-    h[2] = static_cast<uint16_t>(high);
-    h[3] = static_cast<uint16_t>(high >> 16);
+    const Words<2> w = LoadWordsReadOnly<2>(x);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) h[i] = static_cast<uint16_t>(w.v[i / 2] >> (16 * (i % 2)));
   } else {
 #pragma unroll
     for (int i = 0; i < 4; ++i) h[i] = first + i < rows.k ? LoadReadOnly(x + i) : uint16_t{0};

@@ -48,9 +48,11 @@ namespace tfcompress {
 inline constexpr int kCudaArch = TFCOMPRESS_EMULATED_ARCH;
 inline constexpr bool kHasCopyAsync = kCudaArch >= 80;
 
-struct alignas(16) Words4 {
-  uint32_t v[4];
+template <int kWords>
+struct alignas(4 * kWords) Words {
+  uint32_t v[kWords];
 };
+using Words4 = Words<4>;
 
 namespace emulation {
 
@@ -360,6 +362,23 @@ inline Words4 LoadStreaming(const void* from) { return *static_cast<const Words4
 template <typename T>
 T LoadReadOnly(const T* from) {
   return *from;
+}
+
+template <int kWords>
+Words<kWords> LoadWords(const void* from) {
+  return *static_cast<const Words<kWords>*>(from);
+}
+template <int kWords>
+Words<kWords> LoadWordsReadOnly(const void* from) {
+  return *static_cast<const Words<kWords>*>(from);
+}
+template <int kWords>
+void StoreShared(void* to, const Words<kWords>& words) {
+  *static_cast<Words<kWords>*>(to) = words;
+}
+template <int kWords>
+void StoreGlobal(void* to, const Words<kWords>& words) {
+  *static_cast<Words<kWords>*>(to) = words;
 }
 
 inline void CopyAsync(void* to, const void* from, int valid) {

@@ -37,7 +37,8 @@ CudaProblem MakeCudaProblem(const CudaMatMulArgs& args) {
   p.n = a.n;
   p.groups = RoundUp(a.k, kGroup) / kGroup;
   p.row_scale_copy = a.row_scale;
-  p.epilogue = {a.scale, a.mean, a.bias, a.activation, a.y, a.y_type, a.y_stride, a.n, RowsAligned(a.y, a.y_type, a.y_stride)};
+  p.epilogue = {a.scale, a.mean, a.bias, a.activation, a.y, a.y_type, a.y_stride, a.n, RowsAligned(a.y, a.y_type, a.y_stride),
+                VectorsAligned(a.scale, a.mean, a.bias)};
   return p;
 }
 

@@ -49,7 +49,7 @@ TFCOMPRESS_DEVICE void StoreStage(const FloatStage& stage, float* x, float* weig
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
     const auto w = [&](int c) { return BitCast<uint32_t>(DecodeWeight(stage.weights.v[c], j)); };
-    *reinterpret_cast<Words4*>(weights + (thread / kAcross * 4 + j) * kFloatTileColumns + thread % kAcross * 4) = {{w(0), w(1), w(2), w(3)}};
+    StoreShared<4>(weights + (thread / kAcross * 4 + j) * kFloatTileColumns + thread % kAcross * 4, {{w(0), w(1), w(2), w(3)}});
   }
 }
 
@@ -76,10 +76,10 @@ FloatGemmKernel(CudaProblem p, int64_t depth, int64_t row_tiles, int64_t column_
     LoadStage(p, columns, row, k + kFloatTileDepth, end, &stage);
 #pragma unroll 4
     for (int d = 0; d < kFloatTileDepth; ++d) {
-      const Words4 w = *reinterpret_cast<const Words4*>(weights + d * kFloatTileColumns + c4);
+      const Words4 w = LoadWords<4>(weights + d * kFloatTileColumns + c4);
 #pragma unroll
       for (int h = 0; h < kThreadRows; h += 4) {
-        const Words4 v = *reinterpret_cast<const Words4*>(x + d * kXStride + r8 + h);
+        const Words4 v = LoadWords<4>(x + d * kXStride + r8 + h);
 #pragma unroll
         for (int r = 0; r < 4; ++r) {
           of_rows[h + r] += BitCast<float>(v.v[r]);
@@ -92,7 +92,8 @@ FloatGemmKernel(CudaProblem p, int64_t depth, int64_t row_tiles, int64_t column_
   }
 #pragma unroll
   for (int r = 0; r < kThreadRows; ++r) {
-    *reinterpret_cast<Four<float>*>(x + (r8 + r) * kFloatTileColumns + c4) = {{sums[r][0], sums[r][1], sums[r][2], sums[r][3]}};
+    const auto word = [&](int c) { return BitCast<uint32_t>(sums[r][c]); };
+    StoreShared<4>(x + (r8 + r) * kFloatTileColumns + c4, {{word(0), word(1), word(2), word(3)}});
     if (c4 == 0) row_sums[r8 + r] = of_rows[r];
   }
   SyncThreads();
@@ -100,14 +101,15 @@ FloatGemmKernel(CudaProblem p, int64_t depth, int64_t row_tiles, int64_t column_
   for (int i = thread; i < kFloatTileRows * kAcross; i += kFloatTileThreads) {
     const int r = i / kAcross, c = i % kAcross * 4;
     if (row + r >= p.m || column + c >= p.n) continue;
-    const Four<float> four = *reinterpret_cast<const Four<float>*>(x + r * kFloatTileColumns + c);
+    const Words4 words = LoadWords<4>(x + r * kFloatTileColumns + c);
     if (p.partial_sums != nullptr) {
       float* to = static_cast<float*>(p.partial_sums) + (split * p.m + row + r) * p.partial_stride;
-      *reinterpret_cast<Four<float>*>(to + column + c) = four;
+      StoreGlobal(to + column + c, words);
       if (column + c == 0) to[p.partial_stride - 4] = row_sums[r];
       continue;
     }
-    FinishFour(p.epilogue, row + r, column + c, four.v, 1.0f, row_sums[r]);
+    const float four[4] = {BitCast<float>(words.v[0]), BitCast<float>(words.v[1]), BitCast<float>(words.v[2]), BitCast<float>(words.v[3])};
+    FinishFour(p.epilogue, row + r, column + c, four, 1.0f, row_sums[r]);
   }
 }
 
@@ -124,8 +126,9 @@ FinishFloatSplitsKernel(CudaProblem p, int splits) {
   for (int s = 0; s < splits; ++s) {
     const float* from = static_cast<const float*>(p.partial_sums) + (s * p.m + row) * p.partial_stride;
     row_sum += LoadReadOnly(from + p.partial_stride - 4);
+    const Words4 part = LoadWordsReadOnly<4>(from + column);
 #pragma unroll
-    for (int c = 0; c < 4; ++c) sums[c] += LoadReadOnly(from + column + c);
+    for (int c = 0; c < 4; ++c) sums[c] += BitCast<float>(part.v[c]);
   }
   FinishFour(p.epilogue, row, column, sums, 1.0f, row_sum);
 }

@@ -74,11 +74,11 @@ class StageCopies {
     if constexpr (!kHasCopyAsync) {
 #pragma unroll
       for (int c = 0; c < kXCopies; ++c) {
-        if (x_row_ + c * kXRowsAtATime < kT.rows) *reinterpret_cast<Words4*>(to + x_to_ + c * kXRowsAtATime * kXRowBytes) = loaded_[c];
+        if (x_row_ + c * kXRowsAtATime < kT.rows) StoreShared(to + x_to_ + c * kXRowsAtATime * kXRowBytes, loaded_[c]);
       }
 #pragma unroll
       for (int c = 0; c < kWeightCopies; ++c) {
-        *reinterpret_cast<Words4*>(to + weights_to_ + c * kGroupsAtATime * kWeightsRowBytes) = loaded_[kXCopies + c];
+        StoreShared(to + weights_to_ + c * kGroupsAtATime * kWeightsRowBytes, loaded_[kXCopies + c]);
       }
     }
   }
@@ -90,7 +90,7 @@ class StageCopies {
       CopyAsync(to, exists ? from : weights_, exists ? 16 : 0);
     } else {
       loaded_[slot] = {{0, 0, 0, 0}};
-      if (exists) loaded_[slot] = LoadReadOnly(reinterpret_cast<const Words4*>(from));
+      if (exists) loaded_[slot] = LoadWordsReadOnly<4>(from);
     }
   }
 
@@ -129,8 +129,8 @@ struct WarpSums {
       for (int i = 0; i < kHigh; ++i) LoadMatrices(a[i], x + i * 16 * kXRowBytes + s * 32);
 #pragma unroll
       for (int j = 0; j < kWide; ++j) {
-        const Words4 b0 = *reinterpret_cast<const Words4*>(weights + s * 8 * kWeightsStride + j * 32);
-        const Words4 b1 = *reinterpret_cast<const Words4*>(weights + (s * 8 + 4) * kWeightsStride + j * 32);
+        const Words4 b0 = LoadWords<4>(weights + s * 8 * kWeightsStride + j * 32);
+        const Words4 b1 = LoadWords<4>(weights + (s * 8 + 4) * kWeightsStride + j * 32);
 #pragma unroll
         for (int t = 0; t < 4; ++t) {
 #pragma unroll
@@ -151,7 +151,7 @@ struct WarpSums {
 #pragma unroll
         for (int c = 0; c < 2; ++c) {
           const auto word = [&](int t) { return static_cast<uint32_t>(sums[i][j][t][2 * half + c]); };
-          *reinterpret_cast<Words4*>(at + 4 * c) = {{word(0), word(1), word(2), word(3)}};
+          StoreShared<4>(at + 4 * c, {{word(0), word(1), word(2), word(3)}});
         }
       }
     }
@@ -215,9 +215,9 @@ GemmKernel(CudaProblem p, int64_t depth, int64_t row_tiles, int64_t column_tiles
       const int64_t row = place.row + pass * kRows + i / kAcross;
       const int64_t column = place.column + i % kAcross * 4;
       if (row >= p.m || column >= p.n) continue;
-      const Words4 words = *reinterpret_cast<const Words4*>(staged + i / kAcross * (kT.columns + 4) + i % kAcross * 4);
+      const Words4 words = LoadWords<4>(staged + i / kAcross * (kT.columns + 4) + i % kAcross * 4);
       if (p.partial_sums != nullptr) {
-        *reinterpret_cast<Words4*>(static_cast<uint32_t*>(p.partial_sums) + (place.split * p.m + row) * p.partial_stride + column) = words;
+        StoreGlobal(static_cast<uint32_t*>(p.partial_sums) + (place.split * p.m + row) * p.partial_stride + column, words);
         continue;
       }
       int32_t sums[4];
@@ -240,7 +240,7 @@ FinishSplitsKernel(CudaProblem p, int splits) {
   int32_t sums[4] = {};
   for (int s = 0; s < splits; ++s) {
     const uint32_t* from = static_cast<const uint32_t*>(p.partial_sums) + (s * p.m + row) * p.partial_stride + column;
-    const Words4 part = LoadReadOnly(reinterpret_cast<const Words4*>(from));
+    const Words4 part = LoadWordsReadOnly<4>(from);
 #pragma unroll
     for (int c = 0; c < 4; ++c) sums[c] += static_cast<int32_t>(part.v[c]);
   }

@@ -76,7 +76,8 @@ TFCOMPRESS_DEVICE void DepositSums(const GemvThread& t, int columns, T (&sums)[k
   if (lane >= t.across) return;
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    *reinterpret_cast<Four<T>*>(shared + ((warp * kRows + r) * columns + 4 * lane) * 4) = {{sums[r][0], sums[r][1], sums[r][2], sums[r][3]}};
+    const auto word = [&](int c) { return BitCast<uint32_t>(sums[r][c]); };
+    StoreShared<4>(shared + ((warp * kRows + r) * columns + 4 * lane) * 4, {{word(0), word(1), word(2), word(3)}});
   }
 }
 
@@ -86,9 +87,9 @@ TFCOMPRESS_DEVICE void CollectSums(int row, int column, int columns, const char*
   for (int c = 0; c < 4; ++c) sums[c] = T(0);
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) {
-    const Four<T> part = *reinterpret_cast<const Four<T>*>(shared + ((w * kRows + row) * columns + column) * 4);
+    const Words4 part = LoadWords<4>(shared + ((w * kRows + row) * columns + column) * 4);
 #pragma unroll
-    for (int c = 0; c < 4; ++c) sums[c] += part.v[c];
+    for (int c = 0; c < 4; ++c) sums[c] += BitCast<T>(part.v[c]);
   }
 }
 
@@ -96,11 +97,10 @@ TFCOMPRESS_DEVICE void CollectSums(int row, int column, int columns, const char*
 template <int kRows>
 struct RowWords {
   static constexpr int kPacked = kRows < 4 ? kRows : 4;
-  struct alignas(kPacked * 4) Words {
-    uint32_t v[kPacked];
-  };
+  using Packed = Words<kPacked>;
+  // Of rows row ... row + kPacked - 1.
   TFCOMPRESS_DEVICE static uint32_t* At(char* x, int64_t chunk_groups, int64_t group, int row) {
-    return reinterpret_cast<uint32_t*>(x) + ((row / kPacked) * chunk_groups + group) * kPacked + row % kPacked;
+    return reinterpret_cast<uint32_t*>(x) + (row / kPacked * chunk_groups + group) * kPacked;
   }
 };
 
@@ -134,10 +134,15 @@ TFCOMPRESS_DEVICE void QuantizeIntoShared(const CudaProblem& p, int64_t chunk_gr
   uint32_t sum[kRows] = {};
   for (int64_t g = thread; g < p.groups; g += kGemvThreads) {
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      float v[4] = {};
-      if (r < p.m) LoadFour(p.x, r, 4 * g, v);
-      *RowWords<kRows>::At(shared.x, chunk_groups, g, r) = QuantizeFour(v, scaling[r], &sum[r]);
+    for (int r0 = 0; r0 < kRows; r0 += RowWords<kRows>::kPacked) {
+      typename RowWords<kRows>::Packed packed;
+#pragma unroll
+      for (int r = r0; r < r0 + RowWords<kRows>::kPacked; ++r) {
+        float v[4] = {};
+        if (r < p.m) LoadFour(p.x, r, 4 * g, v);
+        packed.v[r - r0] = QuantizeFour(v, scaling[r], &sum[r]);
+      }
+      StoreShared(RowWords<kRows>::At(shared.x, chunk_groups, g, r0), packed);
     }
   }
   SyncThreads();  // everybody has read the magnitudes
@@ -162,9 +167,14 @@ template <int kRows>
 TFCOMPRESS_DEVICE void CopyIntoShared(const CudaProblem& p, int64_t first, int64_t groups, int64_t chunk_groups, const GemvShared<kRows>& shared) {
   for (int64_t g = ThreadIndex(); g < groups; g += kGemvThreads) {
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      const uint8_t* from = p.x_q + r * p.x_q_stride + (first + g) * kGroup;
-      *RowWords<kRows>::At(shared.x, chunk_groups, g, r) = r < p.m ? LoadReadOnly(reinterpret_cast<const uint32_t*>(from)) : 0;
+    for (int r0 = 0; r0 < kRows; r0 += RowWords<kRows>::kPacked) {
+      typename RowWords<kRows>::Packed packed;
+#pragma unroll
+      for (int r = r0; r < r0 + RowWords<kRows>::kPacked; ++r) {
+        const uint8_t* from = p.x_q + r * p.x_q_stride + (first + g) * kGroup;
+        packed.v[r - r0] = r < p.m ? LoadReadOnly(reinterpret_cast<const uint32_t*>(from)) : 0;
+      }
+      StoreShared(RowWords<kRows>::At(shared.x, chunk_groups, g, r0), packed);
     }
   }
   if (first == 0 && ThreadIndex() < p.m) shared.row_scales[ThreadIndex()] = p.row_scales[ThreadIndex()];
@@ -191,7 +201,7 @@ IntegerGemvKernel(CudaProblem p, int columns, int64_t chunk_groups) {
     ForEachGroup(t, first, end, raw, [&](int64_t g, const Words4& words) {
 #pragma unroll
       for (int r0 = 0; r0 < kRows; r0 += Rows::kPacked) {
-        const auto x = *reinterpret_cast<const typename Rows::Words*>(Rows::At(shared.x, chunk_groups, g, r0));
+        const auto x = LoadWords<Rows::kPacked>(Rows::At(shared.x, chunk_groups, g, r0));
 #pragma unroll
         for (int r = 0; r < Rows::kPacked; ++r) {
 #pragma unroll
@@ -236,7 +246,8 @@ FloatGemvKernel(CudaProblem p, int columns, int64_t chunk_groups) {
         float v[4] = {};
         if (r < p.m) LoadFour(p.x, r, 4 * (first + g), v);
         row_sums[r] += (v[0] + v[1]) + (v[2] + v[3]);
-        x[r * chunk_groups + g] = {{BitCast<uint32_t>(v[0]), BitCast<uint32_t>(v[1]), BitCast<uint32_t>(v[2]), BitCast<uint32_t>(v[3])}};
+        const auto word = [&](int j) { return BitCast<uint32_t>(v[j]); };
+        StoreShared<4>(x + r * chunk_groups + g, {{word(0), word(1), word(2), word(3)}});
       }
     }
     SyncThreads();
@@ -249,7 +260,7 @@ FloatGemvKernel(CudaProblem p, int columns, int64_t chunk_groups) {
       }
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const Words4 v = x[r * chunk_groups + g];
+        const Words4 v = LoadWords<4>(x + r * chunk_groups + g);
 #pragma unroll
         for (int c = 0; c < 4; ++c) {
 #pragma unroll
