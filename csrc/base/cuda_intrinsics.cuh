@@ -159,17 +159,17 @@ TFCOMPRESS_DEVICE void LoadMatrices(uint32_t (&r)[4], const void* row) {
                : "memory");
 }
 
-// c[16 x 8] += a[16 x 32] (signed bytes) * b[32 x 8] (unsigned bytes): the fragments of mma.m16n8k32, whose quarters are the operands of
+// c[16 x 8] += a[16 x 32] (unsigned bytes) * b[32 x 8] (signed bytes): the fragments of mma.m16n8k32, whose quarters are the operands of
 // Turing's mma.m8n8k16. Lane l holds in a[i] the bytes k = 16 * (i / 2) + 4 * (l % 4) ... + 3 of row l / 4 + 8 * (i % 2), in b[i] the bytes
 // k = 16 * i + 4 * (l % 4) ... + 3 of column l / 4, in c[i] row l / 4 + 8 * (i / 2), column 2 * (l % 4) + i % 2.
 TFCOMPRESS_DEVICE void MultiplyAddMatrices(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.u8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 #else
 #define TFCOMPRESS_MMA_QUARTER(c0, c1, a0, b)                                                            \
-  asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.u8.s32 {%0, %1}, {%2}, {%3}, {%0, %1};" \
+  asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.u8.s8.s32 {%0, %1}, {%2}, {%3}, {%0, %1};" \
                : "+r"(c0), "+r"(c1)                                                                      \
                : "r"(a0), "r"(b))
   TFCOMPRESS_MMA_QUARTER(c[0], c[1], a[0], b0);

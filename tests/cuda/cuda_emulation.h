@@ -457,9 +457,9 @@ inline void Mma16832(const void* const* in, void* const*) {
     for (int i = 0; i < 16; ++i) {
       const int row = i < 4 || (i >= 8 && i < 12) ? group : group + 8;
       const int column = in_group * 4 + (i & 3) + (i < 8 ? 0 : 16);
-      a[row][column] = SignedByte(o->a[i / 4], i % 4);
+      a[row][column] = UnsignedByte(o->a[i / 4], i % 4);
     }
-    for (int i = 0; i < 8; ++i) b[in_group * 4 + (i & 3) + (i < 4 ? 0 : 16)][group] = UnsignedByte(o->b[i / 4], i % 4);
+    for (int i = 0; i < 8; ++i) b[in_group * 4 + (i & 3) + (i < 4 ? 0 : 16)][group] = SignedByte(o->b[i / 4], i % 4);
   }
   for (int lane = 0; lane < kWarp; ++lane) {
     for (int i = 0; i < 4; ++i) {
@@ -476,8 +476,8 @@ inline void Mma8816(const void* const* in, void* const*) {
   for (int lane = 0; lane < kWarp; ++lane) {
     const auto* o = static_cast<const MmaOperands*>(in[lane]);
     for (int i = 0; i < 4; ++i) {
-      a[lane / 4][lane % 4 * 4 + i] = SignedByte(o->a[0], i);
-      b[lane % 4 * 4 + i][lane / 4] = UnsignedByte(o->b[0], i);
+      a[lane / 4][lane % 4 * 4 + i] = UnsignedByte(o->a[0], i);
+      b[lane % 4 * 4 + i][lane / 4] = SignedByte(o->b[0], i);
     }
   }
   for (int lane = 0; lane < kWarp; ++lane) {

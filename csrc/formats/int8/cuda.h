@@ -59,8 +59,7 @@ TFCOMPRESS_INLINE constexpr int GemvRows(int64_t m) { return m <= 1 ? 1 : m <= 2
 // ---- Tensor-core GEMM -------------------------------------------------------------------------------------------------------------------
 // y tile [rows, columns] = x_q tile [rows, 64] * w tile [64, columns], over all of K or a part. x_q lies row by row in shared memory, 80 bytes
 // apart: ldmatrix reads eight rows without bank conflicts (20 r mod 32 are eight different multiples of 4). Weights lie as they are packed, a row
-// for a group of 4 k, columns + 8 words apart: a lane takes with one 128-bit load the words of four outputs, for four mma at once
-// (8 r + 4 c mod 32: free of conflicts), so that column c of mma t stands for output 4 c + t.
+// for a group of 4 k, columns + 8 words apart: a lane's 64-bit load of two outputs' words is free of conflicts too (8 g + 2 c mod 32).
 
 struct GemmTile {
   int rows, columns;            // of a block

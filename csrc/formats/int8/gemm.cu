@@ -37,37 +37,39 @@ class StageCopies {
   static_assert(kThreads % kAcross == 0 && kStageGroups % kGroupsAtATime == 0, "a thread copies the words of four outputs, of several groups");
 
  public:
-  static constexpr int64_t kWeightsAt = kT.rows * kXRowBytes;
+  static constexpr int kWeightsAt = kT.rows * kXRowBytes;
   static constexpr int kWeightsRowBytes = (kT.columns + kWeightsPadding) * 4;
 
   TFCOMPRESS_DEVICE StageCopies(const CudaProblem& p, const TilePlace& place, int64_t first_k) {
     const int thread = ThreadIndex();
     x_row_ = thread / 4;
-    x_rows_left_ = p.m - place.row;
-    x_stride_ = p.x_q_stride;
-    x_ = p.x_q + (place.row + x_row_) * x_stride_ + first_k + thread % 4 * 16;
+    x_rows_ = static_cast<int>(p.m - place.row < kT.rows ? p.m - place.row : kT.rows);
+    x_step_bytes_ = kXRowsAtATime * p.x_q_stride;
+    x_ = p.x_q + (place.row + x_row_) * p.x_q_stride + first_k + thread % 4 * 16;
     x_to_ = x_row_ * kXRowBytes + thread % 4 * 16;
-    const int64_t column = place.column + thread % kAcross * 4;
-    const WeightColumns weights = WeightColumnsAt(p, column);
-    group_ = thread / kAcross;
-    groups_left_ = weights.exists ? p.groups - first_k / kGroup : 0;
-    step_bytes_ = weights.step_bytes;
-    weights_ = weights.first + (first_k / kGroup + group_) * step_bytes_;
-    weights_to_ = kWeightsAt + group_ * kWeightsRowBytes + thread % kAcross * 16;
+    const WeightColumns weights = WeightColumnsAt(p, place.column + thread % kAcross * 4);
+    const int group = thread / kAcross;
+    groups_left_ = weights.exists ? static_cast<int>(p.groups - first_k / kGroup) - group : 0;
+    step_bytes_ = static_cast<int>(weights.step_bytes);
+    weights_ = weights.first + (first_k / kGroup + group) * weights.step_bytes;
+    weights_to_ = kWeightsAt + group * kWeightsRowBytes + thread % kAcross * 16;
   }
 
-  TFCOMPRESS_DEVICE void Start(int64_t stage, char* to) {
+  // The next stage.
+  TFCOMPRESS_DEVICE void Start(char* to) {
 #pragma unroll
     for (int c = 0; c < kXCopies; ++c) {
       const int row = x_row_ + c * kXRowsAtATime;
-      if (row < kT.rows) Copy(to + x_to_ + c * kXRowsAtATime * kXRowBytes, x_ + c * kXRowsAtATime * x_stride_ + stage * kGemmDepth, row < x_rows_left_, c);
+      if (row < kT.rows) Copy(to + x_to_ + c * kXRowsAtATime * kXRowBytes, x_ + c * x_step_bytes_, row < x_rows_, c);
     }
 #pragma unroll
     for (int c = 0; c < kWeightCopies; ++c) {
-      const int64_t group = group_ + c * kGroupsAtATime + stage * kStageGroups;
-      Copy(to + weights_to_ + c * kGroupsAtATime * kWeightsRowBytes, weights_ + (c * kGroupsAtATime + stage * kStageGroups) * step_bytes_, group < groups_left_,
+      Copy(to + weights_to_ + c * kGroupsAtATime * kWeightsRowBytes, weights_ + c * kGroupsAtATime * step_bytes_, c * kGroupsAtATime < groups_left_,
            kXCopies + c);
     }
+    x_ += kGemmDepth;
+    weights_ += kStageGroups * step_bytes_;
+    groups_left_ -= kStageGroups;
   }
 
   TFCOMPRESS_DEVICE void Finish(char* to) {
@@ -87,7 +89,7 @@ class StageCopies {
   // What does not exist becomes 0; its address is not used.
   TFCOMPRESS_DEVICE void Copy(char* to, const uint8_t* from, bool exists, int slot) {
     if constexpr (kHasCopyAsync) {
-      CopyAsync(to, exists ? from : weights_, exists ? 16 : 0);
+      CopyAsync(to, from, exists ? 16 : 0);
     } else {
       loaded_[slot] = {{0, 0, 0, 0}};
       if (exists) loaded_[slot] = LoadWordsReadOnly<4>(from);
@@ -96,18 +98,20 @@ class StageCopies {
 
   const uint8_t* x_;
   const uint8_t* weights_;
-  int64_t x_stride_, step_bytes_, x_rows_left_, groups_left_;
-  int x_row_, group_;
-  int64_t x_to_, weights_to_;
+  int64_t x_step_bytes_;
+  int step_bytes_, x_row_, x_rows_, groups_left_;
+  int x_to_, weights_to_;
   Words4 loaded_[kXCopies + kWeightCopies];
 };
 
-// The sums of a warp: of rows 16 * i ... and outputs 32 * j ..., four mma.
+// The sums of a warp. Weights are the left operand of mma, activations the right one, y transposed: then every operand of mma is loaded into
+// neighbouring registers, as it needs them (the other way round half of all instructions moved registers). Row r of mma j stands for output
+// 16 * j + 2 * r, row r + 8 for the next one: a lane's words of both are one 64-bit load.
 template <int kTile>
 struct WarpSums {
   static constexpr GemmTile kT = kGemmTiles[kTile];
-  static constexpr int kHigh = kT.warp_rows / 16;
-  static constexpr int kWide = kT.warp_columns / 32;
+  static constexpr int kSlabs = kT.warp_rows / 16;   // of 16 rows of x: two mma, one ldmatrix
+  static constexpr int kWide = kT.warp_columns / 16;
   static constexpr int kWeightsStride = kT.columns + kWeightsPadding;  // words
 
   TFCOMPRESS_DEVICE WarpSums() {
@@ -119,46 +123,47 @@ struct WarpSums {
 
   TFCOMPRESS_DEVICE void MultiplyStage(const char* stage) {
     const int lane = ThreadIndex() % 32;
-    const char* x = stage + (row + lane % 16) * kXRowBytes + lane / 16 * 16;
+    const char* x = stage + (row + lane / 16 * 8 + lane % 8) * kXRowBytes + lane / 8 % 2 * 16;
     const uint32_t* weights =
-        reinterpret_cast<const uint32_t*>(stage + StageCopies<kTile>::kWeightsAt) + lane % 4 * kWeightsStride + column + lane / 4 * 4;
+        reinterpret_cast<const uint32_t*>(stage + StageCopies<kTile>::kWeightsAt) + lane % 4 * kWeightsStride + column + lane / 4 * 2;
 #pragma unroll
     for (int s = 0; s < kGemmDepth / 32; ++s) {
-      uint32_t a[kHigh][4];
+      uint32_t b[kSlabs][4];  // k 0-15 and 16-31 of rows 0-7, then of rows 8-15
 #pragma unroll
-      for (int i = 0; i < kHigh; ++i) LoadMatrices(a[i], x + i * 16 * kXRowBytes + s * 32);
+      for (int i = 0; i < kSlabs; ++i) LoadMatrices(b[i], x + i * 16 * kXRowBytes + s * 32);
 #pragma unroll
       for (int j = 0; j < kWide; ++j) {
-        const Words4 b0 = LoadWords<4>(weights + s * 8 * kWeightsStride + j * 32);
-        const Words4 b1 = LoadWords<4>(weights + (s * 8 + 4) * kWeightsStride + j * 32);
+        const Words<2> low = LoadWords<2>(weights + s * 8 * kWeightsStride + j * 16);
+        const Words<2> high = LoadWords<2>(weights + (s * 8 + 4) * kWeightsStride + j * 16);
+        const uint32_t a[4] = {low.v[0], low.v[1], high.v[0], high.v[1]};
 #pragma unroll
-        for (int t = 0; t < 4; ++t) {
-#pragma unroll
-          for (int i = 0; i < kHigh; ++i) MultiplyAddMatrices(sums[i][j][t], a[i], b0.v[t], b1.v[t]);
+        for (int i = 0; i < kSlabs; ++i) {
+          MultiplyAddMatrices(sums[i][0][j], a, b[i][0], b[i][1]);
+          MultiplyAddMatrices(sums[i][1][j], a, b[i][2], b[i][3]);
         }
       }
     }
   }
 
-  // Writes rows 16 * i ... to `to`, [16 rows][columns + 4] words, beginning at the block's first output.
+  // Writes the sums of slab i to `to`, [16 rows][columns + 4] words, beginning at the block's first output.
   TFCOMPRESS_DEVICE void Write(int i, uint32_t* to) const {
     const int lane = ThreadIndex() % 32;
+    uint32_t* const first = to + lane % 4 * 2 * (kT.columns + 4) + column + lane / 4 * 2;
 #pragma unroll
-    for (int j = 0; j < kWide; ++j) {
+    for (int half = 0; half < 2; ++half) {
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        uint32_t* at = to + (lane / 4 + 8 * half) * (kT.columns + 4) + column + 32 * j + 8 * (lane % 4);
+      for (int j = 0; j < kWide; ++j) {
 #pragma unroll
-        for (int c = 0; c < 2; ++c) {
-          const auto word = [&](int t) { return static_cast<uint32_t>(sums[i][j][t][2 * half + c]); };
-          StoreShared<4>(at + 4 * c, {{word(0), word(1), word(2), word(3)}});
+        for (int r = 0; r < 2; ++r) {
+          const auto word = [&](int c) { return static_cast<uint32_t>(sums[i][half][j][r + 2 * c]); };
+          StoreShared<2>(first + (8 * half + r) * (kT.columns + 4) + 16 * j, {{word(0), word(1)}});
         }
       }
     }
   }
 
   int row, column;  // in the block's tile
-  int32_t sums[kHigh][kWide][4][4] = {};
+  int32_t sums[kSlabs][2][kWide][4] = {};
 };
 
 template <int kTile>
@@ -178,17 +183,18 @@ GemmKernel(CudaProblem p, int64_t depth, int64_t row_tiles, int64_t column_tiles
 #pragma unroll
   for (int s = 0; s < kStages - 1; ++s) {
     if (s < stages) {
-      copies.Start(s, shared + s * kStageBytes);
+      copies.Start(shared + s * kStageBytes);
       copies.Finish(shared + s * kStageBytes);
     }
     CommitCopies();
   }
   int slot = 0, free_slot = kStages - 1;
+#pragma unroll 1
   for (int s = 0; s < stages; ++s) {
     WaitCopies<kStages - 2>();
     SyncThreads();  // stage s has arrived for everybody, and everybody has multiplied stage s - 1, whose memory the next copies take
     const bool more = s + kStages - 1 < stages;
-    if (more) copies.Start(s + kStages - 1, shared + free_slot * kStageBytes);
+    if (more) copies.Start(shared + free_slot * kStageBytes);
     CommitCopies();
     warp.MultiplyStage(shared + slot * kStageBytes);
     if (more) copies.Finish(shared + free_slot * kStageBytes);
@@ -205,7 +211,7 @@ GemmKernel(CudaProblem p, int64_t depth, int64_t row_tiles, int64_t column_tiles
   for (int pass = 0; pass < kT.rows / kRows; ++pass) {
     SyncThreads();  // what lay there has been read
 #pragma unroll
-    for (int i = 0; i < WarpSums<kTile>::kHigh; ++i) {
+    for (int i = 0; i < WarpSums<kTile>::kSlabs; ++i) {
       const int row = warp.row + 16 * i - pass * kRows;
       if (row >= 0 && row < kRows) warp.Write(i, staged + row * (kT.columns + 4));
     }
