@@ -389,12 +389,14 @@ inline void CopyAsync(void* to, const void* from, int valid) {
   runtime.fibers[static_cast<size_t>(runtime.current)].open_group.push_back({static_cast<char*>(to), static_cast<const char*>(from), valid});
 }
 inline void CommitCopies() {
+  if (!kHasCopyAsync) return;
   auto& fiber = emulation::runtime.fibers[static_cast<size_t>(emulation::runtime.current)];
   fiber.groups.push_back(std::move(fiber.open_group));
   fiber.open_group.clear();
 }
 template <int kGroups>
 void WaitCopies(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  if (!kHasCopyAsync) return;
   auto& runtime = emulation::runtime;
   const emulation::Site site = {file, line};
   runtime.waits.insert(site);
