@@ -33,11 +33,12 @@ inline bool RowsAligned(const void* p, ElementType type, int64_t stride) {
   return reinterpret_cast<uintptr_t>(p) % static_cast<uintptr_t>(4 * ElementBytes(type)) == 0 && stride % 4 == 0;
 }
 
-TFCOMPRESS_DEVICE void ActivateFour(Activation activation, float (&v)[4]) {
+template <int kCount>
+TFCOMPRESS_DEVICE void ApplyActivationTo(Activation activation, float (&v)[kCount]) {
   switch (activation) {
 #define TFCOMPRESS_CASE(name)                                               \
   case Activation::name:                                                    \
-    for (int i = 0; i < 4; ++i) v[i] = Activate<Activation::name>(v[i]); \
+    for (int i = 0; i < kCount; ++i) v[i] = Activate<Activation::name>(v[i]); \
     return
     TFCOMPRESS_CASE(kRelu);
     TFCOMPRESS_CASE(kRelu6);
@@ -114,12 +115,26 @@ TFCOMPRESS_DEVICE void FinishFour(const CudaEpilogue& e, int64_t row, int64_t co
   if (e.bias != nullptr) LoadVector(e, e.bias, column, vector);
 #pragma unroll
   for (int i = 0; i < 4; ++i) v[i] += vector[i];
-  ActivateFour(e.activation, v);
+  ApplyActivationTo(e.activation, v);
   if (e.y_type == ElementType::kFloat32) return StoreFour(e, row, column, v);
   uint16_t h[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) h[i] = e.y_type == ElementType::kBFloat16 ? ToBFloat16(v[i]) : ToFloat16(v[i]);
   StoreFour(e, row, column, h);
+}
+
+// The same for one output, for formats whose outputs do not lie beside each other.
+TFCOMPRESS_DEVICE void FinishOne(const CudaEpilogue& e, int64_t row, int64_t column, float sum, float row_scale) {
+  float v[1] = {sum};
+  if (e.scale != nullptr) v[0] = LoadReadOnly(e.scale + column) * sum * row_scale;
+  v[0] += e.bias != nullptr ? LoadReadOnly(e.bias + column) : 0.0f;
+  ApplyActivationTo(e.activation, v);
+  const int64_t at = row * e.y_stride + column;
+  if (e.y_type == ElementType::kFloat32) {
+    static_cast<float*>(e.y)[at] = v[0];
+  } else {
+    static_cast<uint16_t*>(e.y)[at] = e.y_type == ElementType::kBFloat16 ? ToBFloat16(v[0]) : ToFloat16(v[0]);
+  }
 }
 
 }  // namespace

@@ -303,6 +303,43 @@ void TestErrors(Random& random) {
   EXPECT(CheckCudaMatMul(args).find("in_features must be at most") == 0, "%s", CheckCudaMatMul(args).c_str());
 }
 
+// What is picked for real devices.
+void TestPlans() {
+  const CudaDevice t4 = {75, 40, 64 << 10}, a100 = {80, 108, 163 << 10}, l4 = {89, 58, 99 << 10}, h100 = {90, 132, 227 << 10};
+  for (const CudaDevice& device : {t4, a100, l4, h100}) {
+    for (const int64_t m : {9, 16, 17, 32, 64, 128, 500, 4096}) {
+      for (const int64_t k : {0, 1, 64, 768, 1024, 4096, 65536}) {
+        for (const int64_t n : {1, 100, 1024, 3072, 4096, 50000}) {
+          const GemmPlan plan = PlanGemm(m, k, n, device);
+          const GemmTile& tile = kGemmTiles[plan.tile];
+          EXPECT(GemmSharedBytes(tile, device.compute_capability) <= device.shared_bytes_per_block, "tile %d", plan.tile);
+          EXPECT(plan.depth % kGemmDepth == 0 && plan.depth * plan.splits >= k, "all of K: %ld x %ld", static_cast<long>(plan.splits), static_cast<long>(plan.depth));
+          EXPECT(plan.splits == 1 || plan.depth * (plan.splits - 1) < k, "no empty split of %ld", static_cast<long>(k));
+          EXPECT(plan.blocks == (m + tile.rows - 1) / tile.rows * ((n + tile.columns - 1) / tile.columns) * plan.splits, "%ld blocks", static_cast<long>(plan.blocks));
+        }
+      }
+    }
+    // A large product: the largest tiles, K in one piece. Few rows: the smallest tile, and nearly every multiprocessor has work.
+    EXPECT(kGemmTiles[PlanGemm(4096, 4096, 4096, device).tile].rows == 128 && PlanGemm(4096, 4096, 4096, device).splits == 1, "large");
+    const GemmPlan few = PlanGemm(16, 4096, 4096, device);
+    EXPECT(few.tile == 0 && few.blocks * 10 >= device.multiprocessors * 8, "tile %d, %ld blocks", few.tile, static_cast<long>(few.blocks));
+    MatMulArgs args;
+    args.m = 1;
+    args.k = args.n = 4096;
+    const GemvPlan gemv = PlanGemv(args, device);
+    EXPECT(gemv.fused && gemv.blocks >= kGemvBlocksPerMultiprocessor * device.multiprocessors - 8, "%ld blocks", static_cast<long>(gemv.blocks));
+    args.m = 8;
+    args.k = 65536;
+    EXPECT(!PlanGemv(args, device).fused, "rows that do not fit are quantised first");
+    for (const Activations activations : {Activations::kDynamic, Activations::kFloat}) {
+      for (args.m = 1; args.m <= kGemvRows; ++args.m) {
+        args.activations = activations;
+        EXPECT(GemvSharedBytes(args, PlanGemv(args, device)) <= 48 << 10, "%ld rows", static_cast<long>(args.m));
+      }
+    }
+  }
+}
+
 // Short runs that pass every barrier and every wait of the kernels.
 bool RunAllBarriers(uint64_t seed) {
   Random random(seed);
@@ -327,7 +364,7 @@ bool RunAllBarriers(uint64_t seed) {
 int main(int argc, char** argv) {
   using namespace tfcompress::int8;  // NOLINT(google-build-using-namespace)
   if (argc > 1 && std::string(argv[1]) == "faults") {
-    tfcompress::testing::TestFaults(RunAllBarriers);
+    tfcompress::testing::TestFaults("csrc/", RunAllBarriers);
     return tfcompress::testing::Finish();
   }
   const int64_t cases = argc > 1 ? std::atoll(argv[1]) : 40;
@@ -340,5 +377,6 @@ int main(int argc, char** argv) {
   TestSpecialValues(random);
   TestDequantize(random);
   TestErrors(random);
+  TestPlans();
   return tfcompress::testing::Finish();
 }
