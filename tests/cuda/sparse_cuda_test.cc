@@ -293,7 +293,10 @@ void TestErrors(Random& random) {
   };
   check("in_features must be from 0", [](Matrix* a) { a->k = -1; });
   check("reach must be 64", [](Matrix* a) { a->reach = 128; });
-  check("no steps", [](Matrix* a) { a->k = 0; });
+  check("no steps", [](Matrix* a) {
+    a->k = 0;
+    a->steps = 1;
+  });
   check("16-byte aligned", [](Matrix* a) { a->values = static_cast<const char*>(a->values) + 4; });
   // A structure of another in_features: every output is NaN.
   matrix.view.k = 71;

@@ -50,7 +50,7 @@ template <Values kValues>
 struct StepPart {
   Words4 values;
   Words<Types<kValues>::kEntries> indices;  // one byte each, four lanes' entries
-  int64_t first;                            // of the window in x
+  int first;                                // of the window in x
   TFCOMPRESS_DEVICE int IndexOf(int lane, int e) const {
     const int byte = lane * Types<kValues>::kEntries + e;
     return static_cast<int>(indices.v[byte / 4] >> (8 * (byte % 4)) & 0xffu);
@@ -64,7 +64,7 @@ TFCOMPRESS_DEVICE StepPart<kValues> LoadStep(const Problem& p, int64_t step, int
   part.values = LoadStreaming(static_cast<const char*>(p.matrix.values) + step * 64 + quarter * 16);
   part.indices = LoadWordsReadOnly<kEntries>(p.matrix.indices + (step * 4 + quarter) * 4 * kEntries);
   const int64_t window = LoadReadOnly(p.matrix.windows + step);
-  part.first = (window < p.last_window ? window : p.last_window) * Types<kValues>::kStride;
+  part.first = static_cast<int>((window < p.last_window ? window : p.last_window) * Types<kValues>::kStride);
   return part;
 }
 
@@ -114,6 +114,21 @@ TFCOMPRESS_DEVICE Sum<kValues> LoadX(const Problem& p, int64_t row, int64_t k) {
   }
 }
 
+// The same of k ... k + 3; k is a multiple of 4.
+template <Values kValues>
+TFCOMPRESS_DEVICE void LoadFourX(const Problem& p, int64_t row, int64_t k, Sum<kValues> (&v)[4]) {
+#pragma unroll
+  for (int j = 0; j < 4; ++j) v[j] = 0;
+  if (row >= p.x.m || k >= p.matrix.k) return;
+  if constexpr (Types<kValues>::kInteger) {
+    const uint32_t word = LoadReadOnly(reinterpret_cast<const uint32_t*>(p.x_q + row * p.x_q_stride + k));
+#pragma unroll
+    for (int j = 0; j < 4; ++j) v[j] = static_cast<int8_t>(word >> (8 * j));
+  } else {
+    LoadFour(p.x, row, k, v);
+  }
+}
+
 // ---- Few rows -----------------------------------------------------------------------------------------------------------------------
 
 // Steps of a thread under way: 128 threads x 4 x 16 bytes are 8 KiB of values in a block; eight rows leave registers for two.
@@ -141,6 +156,7 @@ GatherKernel(Problem p, int64_t row_parts) {
     SyncThreads();
   }
   const Steps steps = StepsOf(p, panel);
+  const int mask = static_cast<int>(p.matrix.reach) - 1;
   T sums[4][kRows] = {};
   for (int64_t s = steps.begin + thread / 4; s < steps.end; s += kUnroll * kGatherSlots) {
     StepPart<kValues> parts[kUnroll];
@@ -156,7 +172,7 @@ GatherKernel(Problem p, int64_t row_parts) {
 #pragma unroll
         for (int e = 0; e < kEntries; ++e) {
           const T value = ValueOf<kValues>(parts[u].values.v[lane], e);
-          const int64_t k = parts[u].first + (parts[u].IndexOf(lane, e) & static_cast<int>(p.matrix.reach - 1));
+          const int k = parts[u].first + (parts[u].IndexOf(lane, e) & mask);
           constexpr int kPacked = kRows < 4 ? kRows : 4;
 #pragma unroll
           for (int r0 = 0; r0 < kRows; r0 += kPacked) {
@@ -208,27 +224,34 @@ ColumnsKernel(Problem p, int warps, int64_t row_tiles) {
   using T = Sum<kValues>;
   constexpr int kEntries = Types<kValues>::kEntries;
   T* const x = reinterpret_cast<T*>(SharedMemory());  // [k of the chunk][64 rows]
-  const int thread = ThreadIndex(), lane = thread % 32, threads = warps * 32;
+  const int thread = ThreadIndex(), lane = thread % 32, mask = static_cast<int>(p.matrix.reach) - 1;
   const int64_t first_row = BlockIndex() % row_tiles * kColumnsRows;
   const int64_t panel = BlockIndex() / row_tiles * warps + thread / 32;
   const bool exists = panel < NumPanels(p.matrix.n);
   const Steps steps = exists ? StepsOf(p, panel) : Steps{0, 0};
-  const int64_t chunk = kColumnsAdvance + p.matrix.reach;  // windows that begin in its first part end in it
+  const int chunk = static_cast<int>(kColumnsAdvance + p.matrix.reach);  // windows that begin in its first part end in it
   int64_t step = steps.begin;
   T sums[kLanes][2] = {};
   for (int64_t begin = 0; begin < p.matrix.k; begin += kColumnsAdvance) {
     if (begin > 0) SyncThreads();  // the chunk before has been multiplied
-    for (int64_t i = thread; i < chunk * kColumnsRows; i += threads) {
-      // Neighbours load neighbouring k of a row. Rows turn by two words with every k: otherwise they would all meet one bank.
-      const int64_t r = i / chunk, k = i % chunk;
-      x[k * kColumnsRows + (r + 2 * k) % kColumnsRows] = LoadX<kValues>(p, first_row + r, begin + k);
+    // A lane takes rows of its own: what 32 lanes store for one k are different banks. Eight k of a row are a sector.
+    for (int k = thread / 32 * 8; k < chunk; k += warps * 8) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int row = lane + i / 2 * 32, k4 = k + i % 2 * 4;
+        T four[4];
+        LoadFourX<kValues>(p, first_row + row, begin + k4, four);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) x[(k4 + j) * static_cast<int>(kColumnsRows) + row] = four[j];
+      }
     }
     SyncThreads();
     for (; step < steps.end; ++step) {
       const int64_t window = LoadReadOnly(p.matrix.windows + step);
       const int64_t first = (window < p.last_window ? window : p.last_window) * Types<kValues>::kStride - begin;
       if (first >= kColumnsAdvance) break;  // of the next chunk
-      const int at = static_cast<int>(first < 0 ? 0 : first);  // windows ascend, or the bytes are no matrix
+      // Windows ascend, or the bytes are no matrix.
+      const T* const of_step = x + static_cast<int>(first < 0 ? 0 : first) * static_cast<int>(kColumnsRows) + 2 * lane;
 #pragma unroll
       for (int quarter = 0; quarter < 4; ++quarter) {
         const StepPart<kValues> part = LoadStep<kValues>(p, step, quarter);
@@ -237,8 +260,7 @@ ColumnsKernel(Problem p, int warps, int64_t row_tiles) {
 #pragma unroll
           for (int e = 0; e < kEntries; ++e) {
             const T value = ValueOf<kValues>(part.values.v[l], e);
-            const int k = at + (part.IndexOf(l, e) & static_cast<int>(p.matrix.reach - 1));
-            const Words<2> v = LoadWords<2>(x + k * static_cast<int>(kColumnsRows) + (2 * lane + 2 * k) % static_cast<int>(kColumnsRows));
+            const Words<2> v = LoadWords<2>(of_step + (part.IndexOf(l, e) & mask) * static_cast<int>(kColumnsRows));
 #pragma unroll
             for (int r = 0; r < 2; ++r) sums[4 * quarter + l][r] = MultiplyAdd(BitCast<T>(v.v[r]), value, sums[4 * quarter + l][r]);
           }
@@ -339,7 +361,7 @@ std::string LaunchProduct(const Problem& p, const CudaDevice& device, void* stre
   };
   constexpr Variant kVariants[] = {{1, true, GatherKernel<kValues, 1, true>}, {2, true, GatherKernel<kValues, 2, true>},
                                    {4, true, GatherKernel<kValues, 4, true>}, {8, true, GatherKernel<kValues, 8, true>},
-                                   {1, false, GatherKernel<kValues, 1, false>}, {8, false, GatherKernel<kValues, 8, false>}};
+                                   {1, false, GatherKernel<kValues, 1, false>}, {4, false, GatherKernel<kValues, 4, false>}};
   const GatherPlan plan = PlanGather(p.matrix, p.x.m);
   const int64_t shared_bytes = (plan.shared ? p.extent * plan.rows * 4 : 0) + int64_t{kGatherWarps} * plan.rows * kLanes * 4;
   for (const Variant& v : kVariants) {
