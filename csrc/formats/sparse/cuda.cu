@@ -131,18 +131,19 @@ TFCOMPRESS_DEVICE void LoadFourX(const Problem& p, int64_t row, int64_t k, Sum<k
 
 // ---- Few rows -----------------------------------------------------------------------------------------------------------------------
 
-// Steps of a thread under way: 128 threads x 4 x 16 bytes are 8 KiB of values in a block; eight rows leave registers for two.
-TFCOMPRESS_INLINE constexpr int GatherUnroll(int rows) { return rows == 8 ? 2 : 4; }
+// Steps of a thread under way: 128 threads x 4 x 16 bytes are 8 KiB of values in a block; eight rows, or x that isn't held,
+// leave registers for two.
+TFCOMPRESS_INLINE constexpr int GatherUnroll(int rows, bool shared) { return rows == 8 || !shared ? 2 : 4; }
 constexpr int kGatherSlots = kGatherThreads / 4;  // steps at a time
 constexpr int kGatherWarps = kGatherThreads / 32;
 
 // Shared memory: x [extent][kRows], if it is held | sums of each warp [warps][kRows][16]
 template <Values kValues, int kRows, bool kShared>
-TFCOMPRESS_GLOBAL(kGatherThreads, 4)
+TFCOMPRESS_GLOBAL(kGatherThreads, kRows == 8 || !kShared ? 2 : 4)
 GatherKernel(Problem p, int64_t row_parts) {
   using T = Sum<kValues>;
   constexpr int kEntries = Types<kValues>::kEntries;
-  constexpr int kUnroll = GatherUnroll(kRows);
+  constexpr int kUnroll = GatherUnroll(kRows, kShared);
   T* const x = reinterpret_cast<T*>(SharedMemory());
   T* const of_warps = x + (kShared ? p.extent * kRows : 0);
   const int thread = ThreadIndex(), quarter = thread % 4;
