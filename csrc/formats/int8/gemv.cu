@@ -1,11 +1,12 @@
 // y [m, n] for m <= 8: bound by the weights, which are read once. A block owns 16, 32 or 64 outputs and all of K; a thread takes 16 bytes, one
-// group's words of four outputs, kUnroll times under way, and the next batch is asked for before this one is multiplied.
+// group's words of four outputs, several times under way, and the next batch is asked for before this one is multiplied.
 #include "formats/int8/cuda_kernels.cuh"
 
 namespace tfcompress::int8 {
 namespace {
 
-constexpr int kUnroll = 4;  // 256 threads x 4 x 16 bytes: 16 KiB of weights under way in a block
+// Words4 of a batch: 256 threads x 4 x 16 bytes are 16 KiB of weights under way in a block; eight rows' sums leave registers for two.
+TFCOMPRESS_INLINE constexpr int Unroll(int rows) { return rows == 8 ? 2 : 4; }
 constexpr int kWarps = kGemvThreads / 32;
 
 // Shared memory: x of a chunk | sums of each warp [kWarps][kRows][columns] | per warp and row, a magnitude or a sum | RowScale [kRows]
@@ -37,6 +38,7 @@ struct GemvThread {
   WeightColumns weights;
 };
 
+template <int kUnroll>
 TFCOMPRESS_DEVICE void LoadWeights(const GemvThread& t, int64_t group, int64_t end, Words4 (&raw)[kUnroll]) {
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {
@@ -47,7 +49,7 @@ TFCOMPRESS_DEVICE void LoadWeights(const GemvThread& t, int64_t group, int64_t e
 }
 
 // Calls multiply(group, words) for this thread's groups out of [first, end), whose first batch is `raw` already.
-template <typename Multiply>
+template <int kUnroll, typename Multiply>
 TFCOMPRESS_DEVICE void ForEachGroup(const GemvThread& t, int64_t first, int64_t end, Words4 (&raw)[kUnroll], const Multiply& multiply) {
   for (int64_t group = first + t.group; group < end; group += kUnroll * t.groups) {
     Words4 next[kUnroll];
@@ -189,7 +191,7 @@ IntegerGemvKernel(CudaProblem p, int columns, int64_t chunk_groups) {
   int32_t sums[kRows][4] = {};
   for (int64_t first = 0; first < p.groups; first += chunk_groups) {
     const int64_t end = first + chunk_groups < p.groups ? first + chunk_groups : p.groups;
-    Words4 raw[kUnroll];
+    Words4 raw[Unroll(kRows)];
     LoadWeights(t, first + t.group, end, raw);  // under way while x is prepared
     if (kFused) {
       QuantizeIntoShared<kRows>(p, chunk_groups, shared);
@@ -237,7 +239,7 @@ FloatGemvKernel(CudaProblem p, int columns, int64_t chunk_groups) {
   float row_sums[kRows] = {};
   for (int64_t first = 0; first < p.groups; first += chunk_groups) {
     const int64_t end = first + chunk_groups < p.groups ? first + chunk_groups : p.groups;
-    Words4 raw[kUnroll];
+    Words4 raw[Unroll(kRows)];
     LoadWeights(t, first + t.group, end, raw);
     if (first > 0) SyncThreads();  // the chunk before has been multiplied
     for (int64_t g = thread; g < end - first; g += kGemvThreads) {
