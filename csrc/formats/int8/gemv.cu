@@ -168,7 +168,7 @@ TFCOMPRESS_DEVICE void QuantizeIntoShared(const CudaProblem& p, int64_t chunk_gr
 template <int kRows>
 TFCOMPRESS_DEVICE void CopyIntoShared(const CudaProblem& p, int64_t first, int64_t groups, int64_t chunk_groups, const GemvShared<kRows>& shared) {
   for (int64_t g = ThreadIndex(); g < groups; g += kGemvThreads) {
-#pragma unroll
+#pragma unroll 1
     for (int r0 = 0; r0 < kRows; r0 += RowWords<kRows>::kPacked) {
       typename RowWords<kRows>::Packed packed;
 #pragma unroll
