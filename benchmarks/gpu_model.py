@@ -1,6 +1,7 @@
 """A model of what the GPU kernels move and compute. It is no measurement.
 
-    python -m benchmarks.gpu_model [--gpu T4 A100 ...] [--json]
+    python -m benchmarks.gpu_model [--gpu T4 A100 ...] [--json]     with an in-place build
+    python benchmarks/gpu_model.py                                 with an installed package
 
 For each GPU and layer: the bytes that must pass through DRAM (weights once, activations and results
 once, what kernels pass on to each other twice), the operations, and the time that the slower of

@@ -9,13 +9,13 @@ import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import gpu_model
 import numpy as np
 import pytest
 import tensorflow as tf
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import tfcompress_ops as tfc
-from benchmarks import gpu_model
 
 LAYERS = 20
 FORMATS: dict[str, Callable[[], Any]] = {
