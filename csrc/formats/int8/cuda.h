@@ -57,8 +57,9 @@ int64_t GemvSharedBytes(const MatMulArgs& args, const GemvPlan& plan);
 TFCOMPRESS_INLINE constexpr int GemvRows(int64_t m) { return m <= 1 ? 1 : m <= 2 ? 2 : m <= 4 ? 4 : 8; }
 
 // ---- Tensor-core GEMM -------------------------------------------------------------------------------------------------------------------
-// y tile [rows, columns] = x_q tile [rows, 64] * w tile [64, columns], over all of K or a part. x_q lies row by row in shared memory, 80 bytes
-// apart: ldmatrix reads eight rows without bank conflicts (20 r mod 32 are eight different multiples of 4). Weights lie as they are packed, a row
+// y tile [rows, columns] = x_q tile [rows, 64] * w tile [64, columns], over all of K or a part. x_q lies row by row in shared memory, four
+// pieces of 16 bytes a row; row r's piece c is in place c ^ (r / 2 % 4), so that neither the copies, two whole rows at a time, nor ldmatrix, the
+// same piece of eight rows, meet bank conflicts. Weights lie as they are packed, a row
 // for a group of 4 k, columns + 8 words apart: a lane's 64-bit load of two outputs' words is free of conflicts too (8 g + 2 c mod 32).
 
 struct GemmTile {
@@ -70,7 +71,6 @@ struct GemmTile {
 };
 
 inline constexpr int kGemmDepth = 64;  // K of a stage: two mma deep, rows of 64 bytes are two sectors
-inline constexpr int kXRowBytes = kGemmDepth + 16;
 inline constexpr int kWeightsPadding = 8;  // words
 
 inline constexpr GemmTile kGemmTiles[] = {
@@ -84,7 +84,7 @@ inline constexpr int kNumGemmTiles = sizeof(kGemmTiles) / sizeof(kGemmTiles[0]);
 
 TFCOMPRESS_INLINE constexpr int GemmThreads(const GemmTile& t) { return t.rows / t.warp_rows * (t.columns / t.warp_columns) * 32; }
 TFCOMPRESS_INLINE constexpr int64_t GemmStageBytes(const GemmTile& t) {
-  return t.rows * kXRowBytes + kGemmDepth / kGroup * (t.columns + kWeightsPadding) * 4;
+  return t.rows * kGemmDepth + kGemmDepth / kGroup * (t.columns + kWeightsPadding) * 4;
 }
 TFCOMPRESS_INLINE constexpr int GemmStages(const GemmTile& t, int compute_capability) { return compute_capability >= 80 ? t.stages : 2; }
 // The sums on their way to the epilogue lie in the stages' memory: rows of columns + 4 words, so many rows at a time.

@@ -34,10 +34,11 @@ class StageCopies {
   static constexpr int kAcross = kT.columns / 4;  // copies of a group
   static constexpr int kGroupsAtATime = kThreads / kAcross;
   static constexpr int kWeightCopies = kStageGroups / kGroupsAtATime;
+  static_assert(kXRowsAtATime % 8 == 0, "a thread's rows have the same place for a piece");
   static_assert(kThreads % kAcross == 0 && kStageGroups % kGroupsAtATime == 0, "a thread copies the words of four outputs, of several groups");
 
  public:
-  static constexpr int kWeightsAt = kT.rows * kXRowBytes;
+  static constexpr int kWeightsAt = kT.rows * kGemmDepth;
   static constexpr int kWeightsRowBytes = (kT.columns + kWeightsPadding) * 4;
 
   TFCOMPRESS_DEVICE StageCopies(const CudaProblem& p, const TilePlace& place, int64_t first_k) {
@@ -46,7 +47,7 @@ class StageCopies {
     x_rows_ = static_cast<int>(p.m - place.row < kT.rows ? p.m - place.row : kT.rows);
     x_step_bytes_ = kXRowsAtATime * p.x_q_stride;
     x_ = p.x_q + (place.row + x_row_) * p.x_q_stride + first_k + thread % 4 * 16;
-    x_to_ = x_row_ * kXRowBytes + thread % 4 * 16;
+    x_to_ = x_row_ * kGemmDepth + (thread % 4 ^ x_row_ / 2 % 4) * 16;
     const WeightColumns weights = WeightColumnsAt(p, place.column + thread % kAcross * 4);
     const int group = thread / kAcross;
     groups_left_ = weights.exists ? static_cast<int>(p.groups - first_k / kGroup) - group : 0;
@@ -60,7 +61,7 @@ class StageCopies {
 #pragma unroll
     for (int c = 0; c < kXCopies; ++c) {
       const int row = x_row_ + c * kXRowsAtATime;
-      if (row < kT.rows) Copy(to + x_to_ + c * kXRowsAtATime * kXRowBytes, x_ + c * x_step_bytes_, row < x_rows_, c);
+      if (row < kT.rows) Copy(to + x_to_ + c * kXRowsAtATime * kGemmDepth, x_ + c * x_step_bytes_, row < x_rows_, c);
     }
 #pragma unroll
     for (int c = 0; c < kWeightCopies; ++c) {
@@ -76,7 +77,7 @@ class StageCopies {
     if constexpr (!kHasCopyAsync) {
 #pragma unroll
       for (int c = 0; c < kXCopies; ++c) {
-        if (x_row_ + c * kXRowsAtATime < kT.rows) StoreShared(to + x_to_ + c * kXRowsAtATime * kXRowBytes, loaded_[c]);
+        if (x_row_ + c * kXRowsAtATime < kT.rows) StoreShared(to + x_to_ + c * kXRowsAtATime * kGemmDepth, loaded_[c]);
       }
 #pragma unroll
       for (int c = 0; c < kWeightCopies; ++c) {
@@ -123,14 +124,15 @@ struct WarpSums {
 
   TFCOMPRESS_DEVICE void MultiplyStage(const char* stage) {
     const int lane = ThreadIndex() % 32;
-    const char* x = stage + (row + lane / 16 * 8 + lane % 8) * kXRowBytes + lane / 8 % 2 * 16;
+    const char* x = stage + (row + lane / 16 * 8 + lane % 8) * kGemmDepth;
+    const int piece = lane / 8 % 2 ^ lane % 8 / 2;  // of k 0-15 or 16-31, in its place
     const uint32_t* weights =
         reinterpret_cast<const uint32_t*>(stage + StageCopies<kTile>::kWeightsAt) + lane % 4 * kWeightsStride + column + lane / 4 * 2;
 #pragma unroll
     for (int s = 0; s < kGemmDepth / 32; ++s) {
       uint32_t b[kSlabs][4];  // k 0-15 and 16-31 of rows 0-7, then of rows 8-15
 #pragma unroll
-      for (int i = 0; i < kSlabs; ++i) LoadMatrices(b[i], x + i * 16 * kXRowBytes + s * 32);
+      for (int i = 0; i < kSlabs; ++i) LoadMatrices(b[i], x + i * 16 * kGemmDepth + (piece ^ 2 * s) * 16);
 #pragma unroll
       for (int j = 0; j < kWide; ++j) {
         const Words<2> low = LoadWords<2>(weights + s * 8 * kWeightsStride + j * 16);

@@ -12,9 +12,9 @@ constexpr int kWarps = kGemvThreads / 32;
 // Shared memory: x of a chunk | sums of each warp [kWarps][kRows][columns] | per warp and row, a magnitude or a sum | RowScale [kRows]
 template <int kRows>
 struct GemvShared {
-  TFCOMPRESS_DEVICE GemvShared(int64_t chunk_groups, int64_t x_bytes, int columns) {
+  TFCOMPRESS_DEVICE GemvShared(int chunk_groups, int x_bytes, int columns) {
     x = SharedMemory();
-    sums = x + RoundUp(chunk_groups * kRows * kGroup * x_bytes, 16);
+    sums = x + RoundUp(int64_t{chunk_groups} * kRows * kGroup * x_bytes, 16);
     of_warps = reinterpret_cast<uint32_t*>(sums + kWarps * kRows * columns * 4);
     row_scales = reinterpret_cast<RowScale*>(of_warps + kWarps * kRows);
   }
@@ -31,32 +31,34 @@ struct GemvThread {
         group(ThreadIndex() / across),
         groups(kGemvThreads / across),
         column(BlockIndex() * columns + 4 * (ThreadIndex() % across)),
-        weights(WeightColumnsAt(p, column)) {}
+        weights(WeightColumnsAt(p, column)),
+        step_bytes(static_cast<int>(weights.step_bytes)) {}
   int across;  // threads that share a group
   int group, groups;
   int64_t column;
   WeightColumns weights;
+  int step_bytes;  // at most 256; a column of weights is at most 4 MiB: offsets are ints
 };
 
 template <int kUnroll>
-TFCOMPRESS_DEVICE void LoadWeights(const GemvThread& t, int64_t group, int64_t end, Words4 (&raw)[kUnroll]) {
+TFCOMPRESS_DEVICE void LoadWeights(const GemvThread& t, int group, int end, Words4 (&raw)[kUnroll]) {
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {
-    const int64_t g = group + u * t.groups;
+    const int g = group + u * t.groups;
     raw[u] = {{0, 0, 0, 0}};
-    if (t.weights.exists && g < end) raw[u] = LoadStreaming(t.weights.first + g * t.weights.step_bytes);
+    if (t.weights.exists && g < end) raw[u] = LoadStreaming(t.weights.first + g * t.step_bytes);
   }
 }
 
 // Calls multiply(group, words) for this thread's groups out of [first, end), whose first batch is `raw` already.
 template <int kUnroll, typename Multiply>
-TFCOMPRESS_DEVICE void ForEachGroup(const GemvThread& t, int64_t first, int64_t end, Words4 (&raw)[kUnroll], const Multiply& multiply) {
-  for (int64_t group = first + t.group; group < end; group += kUnroll * t.groups) {
+TFCOMPRESS_DEVICE void ForEachGroup(const GemvThread& t, int first, int end, Words4 (&raw)[kUnroll], const Multiply& multiply) {
+  for (int group = first + t.group; group < end; group += kUnroll * t.groups) {
     Words4 next[kUnroll];
     LoadWeights(t, group + kUnroll * t.groups, end, next);
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      const int64_t g = group + u * t.groups;
+      const int g = group + u * t.groups;
       if (g < end) multiply(g - first, raw[u]);
     }
 #pragma unroll
@@ -101,17 +103,17 @@ struct RowWords {
   static constexpr int kPacked = kRows < 4 ? kRows : 4;
   using Packed = Words<kPacked>;
   // Of rows row ... row + kPacked - 1.
-  TFCOMPRESS_DEVICE static uint32_t* At(char* x, int64_t chunk_groups, int64_t group, int row) {
+  TFCOMPRESS_DEVICE static uint32_t* At(char* x, int chunk_groups, int group, int row) {
     return reinterpret_cast<uint32_t*>(x) + (row / kPacked * chunk_groups + group) * kPacked;
   }
 };
 
 // Quantises all rows into shared memory.
 template <int kRows>
-TFCOMPRESS_DEVICE void QuantizeIntoShared(const CudaProblem& p, int64_t chunk_groups, const GemvShared<kRows>& shared) {
+TFCOMPRESS_DEVICE void QuantizeIntoShared(const CudaProblem& p, int chunk_groups, const GemvShared<kRows>& shared) {
   const int thread = ThreadIndex(), warp = thread / 32;
   uint32_t most[kRows] = {};
-  for (int64_t g = thread; g < p.groups; g += kGemvThreads) {
+  for (int g = thread; g < p.groups; g += kGemvThreads) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       float v[4];
@@ -134,7 +136,7 @@ TFCOMPRESS_DEVICE void QuantizeIntoShared(const CudaProblem& p, int64_t chunk_gr
     scaling[r] = ScalingOf(most[r], p.x_scale);
   }
   uint32_t sum[kRows] = {};
-  for (int64_t g = thread; g < p.groups; g += kGemvThreads) {
+  for (int g = thread; g < p.groups; g += kGemvThreads) {
 #pragma unroll
     for (int r0 = 0; r0 < kRows; r0 += RowWords<kRows>::kPacked) {
       typename RowWords<kRows>::Packed packed;
@@ -166,8 +168,8 @@ TFCOMPRESS_DEVICE void QuantizeIntoShared(const CudaProblem& p, int64_t chunk_gr
 
 // Copies a chunk of rows that were quantised before.
 template <int kRows>
-TFCOMPRESS_DEVICE void CopyIntoShared(const CudaProblem& p, int64_t first, int64_t groups, int64_t chunk_groups, const GemvShared<kRows>& shared) {
-  for (int64_t g = ThreadIndex(); g < groups; g += kGemvThreads) {
+TFCOMPRESS_DEVICE void CopyIntoShared(const CudaProblem& p, int first, int groups, int chunk_groups, const GemvShared<kRows>& shared) {
+  for (int g = ThreadIndex(); g < groups; g += kGemvThreads) {
 #pragma unroll 1
     for (int r0 = 0; r0 < kRows; r0 += RowWords<kRows>::kPacked) {
       typename RowWords<kRows>::Packed packed;
@@ -184,13 +186,14 @@ TFCOMPRESS_DEVICE void CopyIntoShared(const CudaProblem& p, int64_t first, int64
 
 template <int kRows, bool kFused>
 TFCOMPRESS_GLOBAL(kGemvThreads, kGemvBlocksPerMultiprocessor)
-IntegerGemvKernel(CudaProblem p, int columns, int64_t chunk_groups) {
+IntegerGemvKernel(CudaProblem p, int columns, int chunk_groups) {
   using Rows = RowWords<kRows>;
   const GemvShared<kRows> shared(chunk_groups, 1, columns);
   const GemvThread t(p, columns);
   int32_t sums[kRows][4] = {};
-  for (int64_t first = 0; first < p.groups; first += chunk_groups) {
-    const int64_t end = first + chunk_groups < p.groups ? first + chunk_groups : p.groups;
+  const int groups = static_cast<int>(p.groups);
+  for (int first = 0; first < groups; first += chunk_groups) {
+    const int end = first + chunk_groups < groups ? first + chunk_groups : groups;
     Words4 raw[Unroll(kRows)];
     LoadWeights(t, first + t.group, end, raw);  // under way while x is prepared
     if (kFused) {
@@ -200,7 +203,7 @@ IntegerGemvKernel(CudaProblem p, int columns, int64_t chunk_groups) {
       CopyIntoShared<kRows>(p, first, end - first, chunk_groups, shared);
     }
     SyncThreads();
-    ForEachGroup(t, first, end, raw, [&](int64_t g, const Words4& words) {
+    ForEachGroup(t, first, end, raw, [&](int g, const Words4& words) {
 #pragma unroll
       for (int r0 = 0; r0 < kRows; r0 += Rows::kPacked) {
         const auto x = LoadWords<Rows::kPacked>(Rows::At(shared.x, chunk_groups, g, r0));
@@ -230,19 +233,20 @@ IntegerGemvKernel(CudaProblem p, int columns, int64_t chunk_groups) {
 
 template <int kRows>
 TFCOMPRESS_GLOBAL(kGemvThreads, kGemvBlocksPerMultiprocessor)
-FloatGemvKernel(CudaProblem p, int columns, int64_t chunk_groups) {
+FloatGemvKernel(CudaProblem p, int columns, int chunk_groups) {
   const GemvShared<kRows> shared(chunk_groups, 4, columns);
   const GemvThread t(p, columns);
   Words4* const x = reinterpret_cast<Words4*>(shared.x);  // [kRows][chunk_groups]: consecutive groups, no bank conflicts
   const int thread = ThreadIndex(), warp = thread / 32;
   float sums[kRows][4] = {};
   float row_sums[kRows] = {};
-  for (int64_t first = 0; first < p.groups; first += chunk_groups) {
-    const int64_t end = first + chunk_groups < p.groups ? first + chunk_groups : p.groups;
+  const int groups = static_cast<int>(p.groups);
+  for (int first = 0; first < groups; first += chunk_groups) {
+    const int end = first + chunk_groups < groups ? first + chunk_groups : groups;
     Words4 raw[Unroll(kRows)];
     LoadWeights(t, first + t.group, end, raw);
     if (first > 0) SyncThreads();  // the chunk before has been multiplied
-    for (int64_t g = thread; g < end - first; g += kGemvThreads) {
+    for (int g = thread; g < end - first; g += kGemvThreads) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         float v[4] = {};
@@ -253,7 +257,7 @@ FloatGemvKernel(CudaProblem p, int columns, int64_t chunk_groups) {
       }
     }
     SyncThreads();
-    ForEachGroup(t, first, end, raw, [&](int64_t g, const Words4& words) {
+    ForEachGroup(t, first, end, raw, [&](int g, const Words4& words) {
       float weights[4][4];
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
@@ -291,7 +295,7 @@ FloatGemvKernel(CudaProblem p, int columns, int64_t chunk_groups) {
 }  // namespace
 
 std::string LaunchGemv(const CudaProblem& p, const GemvPlan& plan, int64_t shared_bytes, bool integer, void* stream) {
-  using Kernel = void (*)(CudaProblem, int, int64_t);
+  using Kernel = void (*)(CudaProblem, int, int);
   struct Variant {
     int rows;
     Kernel fused, quantised_before, on_floats;
@@ -304,7 +308,8 @@ std::string LaunchGemv(const CudaProblem& p, const GemvPlan& plan, int64_t share
   for (const Variant& v : kVariants) {
     if (v.rows != rows) continue;
     const Kernel kernel = !integer ? v.on_floats : plan.fused ? v.fused : v.quantised_before;
-    return LaunchKernel("int8 GEMV", kernel, plan.blocks, kGemvThreads, shared_bytes, stream, p, plan.columns, plan.chunk_groups);
+    return LaunchKernel("int8 GEMV", kernel, plan.blocks, kGemvThreads, shared_bytes, stream, p, plan.columns,
+                        static_cast<int>(plan.chunk_groups));
   }
   return "int8 GEMV: there must be 1 to 8 rows; received " + std::to_string(p.m);
 }
