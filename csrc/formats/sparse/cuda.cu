@@ -362,7 +362,7 @@ std::string LaunchProduct(const Problem& p, const CudaDevice& device, void* stre
   };
   constexpr Variant kVariants[] = {{1, true, GatherKernel<kValues, 1, true>}, {2, true, GatherKernel<kValues, 2, true>},
                                    {4, true, GatherKernel<kValues, 4, true>}, {8, true, GatherKernel<kValues, 8, true>},
-                                   {1, false, GatherKernel<kValues, 1, false>}, {4, false, GatherKernel<kValues, 4, false>}};
+                                   {1, false, GatherKernel<kValues, 1, false>}, {2, false, GatherKernel<kValues, 2, false>}};
   const GatherPlan plan = PlanGather(p.matrix, p.x.m);
   const int64_t shared_bytes = (plan.shared ? p.extent * plan.rows * 4 : 0) + int64_t{kGatherWarps} * plan.rows * kLanes * 4;
   for (const Variant& v : kVariants) {

@@ -30,7 +30,7 @@ GatherPlan PlanGather(const Matrix& a, int64_t m) {
     plan.shared = rows * row_bytes <= kGatherXBytes;
     if ((plan.shared && rows < 2 * m) || rows == 1) break;
   }
-  if (!plan.shared) plan.rows = m > 1 ? 4 : 1;  // nothing is held: rows share the loads of weights
+  if (!plan.shared) plan.rows = m > 1 ? 2 : 1;  // nothing is held: rows share the loads of weights
   plan.row_parts = DivideUp(m, plan.rows);
   return plan;
 }
