@@ -20,16 +20,18 @@ from tfcompress_ops._version import __version__
 if TYPE_CHECKING:
     from tfcompress_ops import callbacks, formats, kernels, layers, ops
     from tfcompress_ops.compression import compress, decompress
-    from tfcompress_ops.formats import Format, Int8, Sparse
+    from tfcompress_ops.formats import Binary, Format, Int8, Sparse, Ternary
     from tfcompress_ops.methods import prune
     from tfcompress_ops.reports import Report, report
 
 # Where each public name lives; one without a colon is a module.
 _HOMES = {
+    "Binary": "formats:Binary",
     "Format": "formats:Format",
     "Int8": "formats:Int8",
     "Report": "reports:Report",
     "Sparse": "formats:Sparse",
+    "Ternary": "formats:Ternary",
     "callbacks": "callbacks",
     "compress": "compression:compress",
     "decompress": "compression:decompress",
@@ -42,10 +44,12 @@ _HOMES = {
 }
 
 __all__ = [
+    "Binary",
     "Format",
     "Int8",
     "Report",
     "Sparse",
+    "Ternary",
     "__version__",
     "callbacks",
     "compress",

@@ -5,6 +5,12 @@ needs TensorFlow to run, so kernels can be tested and measured on their own.
 """
 
 from tfcompress_ops._kernels import (
+    binary_matmul,
+    binary_pack,
+    binary_packed_size,
+    binary_quantize_pack,
+    binary_unpack,
+    binary_variants,
     cpu_info,
     int8_matmul,
     int8_pack,
@@ -21,6 +27,12 @@ from tfcompress_ops._kernels import (
 )
 
 __all__ = [
+    "binary_matmul",
+    "binary_pack",
+    "binary_packed_size",
+    "binary_quantize_pack",
+    "binary_unpack",
+    "binary_variants",
     "cpu_info",
     "int8_matmul",
     "int8_pack",

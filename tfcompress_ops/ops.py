@@ -214,6 +214,124 @@ def sparse_matmul(
     return y if rest is None else rest(y)
 
 
+def binary_matmul(
+    x: Any,
+    kernel: Any,
+    scale: Any,
+    in_features: int,
+    *,
+    mean: Any = None,
+    bias: Any = None,
+    threshold: Any = None,
+    levels: str = "binary",
+    activations: str = "float",
+    scale_x: bool = False,
+    activation: Activation = None,
+    dtype: Any = None,
+) -> tf.Tensor:
+    """Multiplies by packed binary or ternary weights, in one op from `x` to the activation.
+
+    `y = activation(x @ (scale * w_l + mean) + bias)` with `w_l` of -1 and +1, or -1, 0 and +1.
+    What becomes of `x` first: nothing with `activations="float"`; each row is quantised to int8 by
+    its largest magnitude with `"int8"`, as in `int8_matmul`; with `"binary"` its signs are taken,
+    sign(0) = +1, times the row's mean magnitude where `scale_x` is true (K of XNOR-Net, Rastegari
+    et al. 2016, section 3.2, for a fully connected layer). A row with a NaN gives NaN.
+
+    The gradient with respect to `x` goes through the float32 weights that the arrays stand for,
+    straight through quantisation, and straight through the sign where |x| <= 1 (zero elsewhere;
+    Courbariaux et al. 2016, section 1.2), the row's scale taken as constant. `bias` has its
+    gradient too, the packed arrays have none.
+
+    Signs travel from op to op packed, one bit each: with `threshold` the result is int32
+    `[..., ceil(out_features / 32)]`, bit `n % 32` of word `n // 32` set where the integer sum of
+    output `n` is at least `threshold[n]`. Such a tensor is an `x` of the next op.
+
+    Args:
+        x: float32, bfloat16 or float16 tensor `[..., in_features]`, rank >= 1, or, with
+            `activations="binary"`, int32 `[..., ceil(in_features / 32)]`: packed signs.
+        kernel: uint8 `[packed bytes]`, as `tfc.Binary` or `tfc.Ternary` packs it.
+        scale: float32 `[out_features]`.
+        in_features: Rows of the weight matrix, >= 0.
+        mean: float32 `[out_features]` or `None`: what was subtracted before taking signs.
+        bias: floating-point `[out_features]` or `None`.
+        threshold: int32 `[out_features]` or `None`; with `activations="binary"` only. `scale`,
+            `mean`, `bias` and `activation` are not used then.
+        levels: `"binary"` or `"ternary"`.
+        activations: `"float"`, `"int8"` or, with binary weights, `"binary"`.
+        scale_x: Whether signs of `x` are scaled; with `activations="binary"` only.
+        activation: Anything that `keras.activations.get` accepts, or `"gelu_tanh"`. Fused where
+            `fused_activation_name` says so, otherwise it runs on the op's output.
+        dtype: Of the result, where `x` is packed signs; default float32. Otherwise `x`'s.
+
+    Returns:
+        Tensor `[..., out_features]`, or packed signs.
+
+    Raises:
+        TypeError: If `x` has another dtype.
+        ValueError: If `levels`, `activations` or `activation` is unknown, or they do not go
+            together.
+        tf.errors.InvalidArgumentError: If shapes do not fit (`ValueError` while a graph is traced).
+    """
+    if levels not in ("binary", "ternary"):
+        raise ValueError(f"`levels` must be 'binary' or 'ternary'; received {levels!r}.")
+    if activations not in ("float", "int8", "binary"):
+        raise ValueError(
+            f"`activations` must be 'float', 'int8' or 'binary'; received {activations!r}."
+        )
+    if activations == "binary" and levels != "binary":
+        raise ValueError(
+            "`activations` must be 'float' or 'int8' with ternary weights; received 'binary'."
+        )
+    if activations != "binary" and (scale_x or threshold is not None):
+        raise ValueError(
+            "`scale_x` and `threshold` go with activations='binary' only; received "
+            f"activations={activations!r}."
+        )
+    x = tf.convert_to_tensor(x)
+    if x.dtype != tf.int32 or activations != "binary":
+        x = _check_x(x)
+    y_dtype = tf.as_dtype(dtype or tf.float32) if x.dtype == tf.int32 else x.dtype
+    name, rest = fused_activation_name(activation)
+    y = _module.tfcompress_binary_mat_mul(
+        x,
+        kernel,
+        scale,
+        mean=_optional(mean),
+        bias=_optional(bias),
+        threshold=[] if threshold is None else [threshold],
+        Ty=tf.int32 if threshold is not None else y_dtype,
+        in_features=in_features,
+        levels=levels,
+        activations=activations,
+        scale_x=scale_x,
+        activation=name,
+    )
+    return y if rest is None or threshold is not None else rest(y)
+
+
+def binary_unpack(
+    kernel: Any, scale: Any, in_features: int, *, mean: Any = None, levels: str = "binary"
+) -> tf.Tensor:
+    """The float32 weights that packed binary or ternary arrays stand for.
+
+    Args:
+        kernel: uint8 `[packed bytes]`, as `tfc.Binary` or `tfc.Ternary` packs it.
+        scale: float32 `[out_features]`.
+        in_features: Rows of the matrix, >= 0.
+        mean: float32 `[out_features]` or `None`.
+        levels: `"binary"` or `"ternary"`.
+
+    Returns:
+        float32 tensor `[in_features, out_features]`, `scale * w_l + mean`.
+
+    Raises:
+        tf.errors.InvalidArgumentError: If shapes do not fit (`ValueError` while a graph is traced).
+    """
+    return _module.tfcompress_binary_unpack(
+        kernel, scale, mean=_optional(mean), in_features=in_features, levels=levels
+    )
+
+
 def _check_x(x: Any) -> tf.Tensor:
     x = tf.convert_to_tensor(x)
     if x.dtype not in _X_DTYPES:
@@ -350,3 +468,51 @@ def _sparse_matmul_gradient(op: Any, dy: tf.Tensor) -> list[tf.Tensor | None]:
 
 
 tf.RegisterGradient("Tfcompress>SparseMatMul")(_sparse_matmul_gradient)
+
+
+def _binary_matmul_gradient(op: Any, dy: tf.Tensor) -> list[tf.Tensor | None]:
+    """Gradient with respect to `x` and `bias`, through the unpacked float32 weights."""
+    inputs = iter(op.inputs)
+    x, kernel, scale = itertools.islice(inputs, 3)
+    mean = list(itertools.islice(inputs, op.get_attr("num_mean")))
+    bias = list(itertools.islice(inputs, op.get_attr("num_bias")))
+    threshold = list(inputs)
+    if threshold:  # Packed signs: nothing flows through them.
+        return [None for _ in op.inputs]
+    attributes = {
+        name: op.get_attr(name).decode() for name in ("levels", "activations", "activation")
+    }
+    in_features, scale_x = op.get_attr("in_features"), op.get_attr("scale_x")
+
+    def linear() -> tf.Tensor:
+        return _module.tfcompress_binary_mat_mul(
+            x if x.dtype == tf.int32 else tf.cast(x, tf.float32),
+            kernel,
+            scale,
+            mean=mean,
+            bias=bias,
+            threshold=[],
+            Ty=tf.float32,
+            in_features=in_features,
+            scale_x=scale_x,
+            **{**attributes, "activation": "linear"},
+        )
+
+    weights = _module.tfcompress_binary_unpack(
+        kernel, scale, mean=mean, in_features=in_features, levels=attributes["levels"]
+    )
+    dz = _activation_gradient(op, dy, linear, weights)
+    dbias = [tf.reduce_sum(dz, axis=0) for _ in bias]
+    rest = [None, None, *[None for _ in mean], *dbias]
+    if x.dtype == tf.int32:
+        return [None, *rest]
+    dx = _x_gradient(dz, weights, x)
+    if attributes["activations"] == "binary":
+        magnitude = tf.abs(x)
+        if scale_x:
+            dx *= tf.reduce_mean(magnitude, axis=-1, keepdims=True)
+        dx = tf.where(magnitude <= 1, dx, tf.zeros_like(dx))
+    return [dx, *rest]
+
+
+tf.RegisterGradient("Tfcompress>BinaryMatMul")(_binary_matmul_gradient)

@@ -249,6 +249,27 @@ void StoreFromFloat(const float* __restrict__ from, void* to, ElementType type, 
   }
 }
 
+// The sum of f(x[i]): independent sums, so that the order of additions, and the result, is the same on every tier.
+template <typename F>
+TFCOMPRESS_INLINE float SumOf(const float* x, int64_t n, const F& f) {
+  constexpr int64_t kSums = 16;
+  float sums[kSums] = {};
+  int64_t i = 0;
+  for (; i + kSums <= n; i += kSums) {
+    for (int64_t j = 0; j < kSums; ++j) sums[j] += f(x[i + j]);
+  }
+  for (; i < n; ++i) sums[i % kSums] += f(x[i]);
+  float total = 0.0f;
+  for (float s : sums) total += s;
+  return total;
+}
+TFCOMPRESS_INLINE float SumOf(const float* x, int64_t n) {
+  return SumOf(x, n, [](float v) { return v; });
+}
+TFCOMPRESS_INLINE float SumOfMagnitudes(const float* x, int64_t n) {
+  return SumOf(x, n, [](float v) { return Abs(v); });
+}
+
 TFCOMPRESS_INLINE int64_t ElementBytes(ElementType type) {
   return type == ElementType::kFloat32 || type == ElementType::kInt32 ? 4 : 2;
 }

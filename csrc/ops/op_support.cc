@@ -52,12 +52,12 @@ absl::Status OptionalInputs::Init(OpKernelConstruction* ctx, const char* op, std
   return absl::OkStatus();
 }
 
-absl::Status OptionalInputs::Get(OpKernelContext* ctx, int i, int64_t n, const float** values) const {
-  *values = nullptr;
+absl::Status OptionalInputs::Find(OpKernelContext* ctx, int i, int64_t n, const Tensor** tensor) const {
+  *tensor = nullptr;
   const auto& [name, index] = inputs_[i];
   if (index < 0) return absl::OkStatus();
   TF_RETURN_IF_ERROR(CheckVector(op_, name, ctx->input(index), n));
-  *values = ctx->input(index).flat<float>().data();
+  *tensor = &ctx->input(index);
   return absl::OkStatus();
 }
 

@@ -48,10 +48,18 @@ class Workspace {
 class OptionalInputs {
  public:
   absl::Status Init(tensorflow::OpKernelConstruction* ctx, const char* op, std::initializer_list<const char*> names);
-  // The i-th of `names`: its values if it is given and has shape [n], null if it is not given.
-  absl::Status Get(tensorflow::OpKernelContext* ctx, int i, int64_t n, const float** values) const;
+  // The i-th of `names`: its values if it is given and has shape [n], null if it is not given. T is the input's type.
+  template <typename T>
+  absl::Status Get(tensorflow::OpKernelContext* ctx, int i, int64_t n, const T** values) const {
+    const tensorflow::Tensor* tensor;
+    TF_RETURN_IF_ERROR(Find(ctx, i, n, &tensor));
+    *values = tensor == nullptr ? nullptr : tensor->flat<T>().data();
+    return absl::OkStatus();
+  }
 
  private:
+  absl::Status Find(tensorflow::OpKernelContext* ctx, int i, int64_t n, const tensorflow::Tensor** tensor) const;
+
   const char* op_ = nullptr;
   std::vector<std::pair<const char*, int>> inputs_;
 };

@@ -1,16 +1,7 @@
 // tfcompress_ops._kernels: the kernel library on NumPy arrays. Thin: check, allocate, call formats/.
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
 #include <algorithm>
-#include <map>
-#include <memory>
-#include <mutex>
 #include <optional>
-#include <stdexcept>
 #include <string>
-#include <type_traits>
 #include <vector>
 
 #include "base/cpu.h"
@@ -18,89 +9,15 @@
 #include "formats/int8/int8.h"
 #include "formats/int8/kernels.h"
 #include "formats/sparse/kernels.h"
+#include "python/module_support.h"
 #include "python/peaks.h"
-#include "python/thread_pool.h"
-
-namespace py = pybind11;
 
 namespace tfcompress {
 namespace {
 
-constexpr int kMostThreads = 256;
-
-// Floating-point arrays are converted to float32; integers must have the type that is asked for: nothing is cut off silently.
-template <typename T>
-using Dense = py::array_t<T, std::is_floating_point<T>::value ? py::array::c_style | py::array::forcecast : py::array::c_style>;
-using OptionalFloats = std::optional<Dense<float>>;
-
-std::string ShapeOf(const py::array& array) {
-  std::string text = "(";
-  for (py::ssize_t i = 0; i < array.ndim(); ++i) text += std::to_string(array.shape(i)) + (i + 1 < array.ndim() ? ", " : "");
-  return text + (array.ndim() == 1 ? ",)" : ")");
-}
-
-void Require(bool ok, const std::string& message) {
-  if (!ok) throw std::invalid_argument(message);  // ValueError
-}
-
-void RequireRank(const py::array& array, const char* name, py::ssize_t rank) {
-  Require(array.ndim() == rank,
-          std::string("`") + name + "` must have rank " + std::to_string(rank) + "; received shape " + ShapeOf(array) + ".");
-}
-
-void RequireLength(const py::array& array, const char* name, int64_t length) {
-  Require(array.ndim() == 1 && array.shape(0) == length, std::string("`") + name + "` must have shape (" +
-                                                             std::to_string(length) + ",); received shape " + ShapeOf(array) +
-                                                             ".");
-}
-
 void RequireInFeatures(int64_t k) {
   Require(k >= 0 && k <= int8::kMaxInFeatures, "`in_features` must be from 0 to " + std::to_string(int8::kMaxInFeatures) +
                                                    ", so that integer sums fit into int32; received " + std::to_string(k) + ".");
-}
-
-void RequireTier() {
-  std::string error;
-  ActiveTier(&error);
-  Require(error.empty(), error);
-}
-
-template <typename Enum, size_t kCount>
-Enum ParseName(const std::string& name, const char* argument, const char* const (&names)[kCount]) {
-  std::string known;
-  for (size_t i = 0; i < kCount; ++i) {
-    if (name == names[i]) return static_cast<Enum>(i);
-    known += std::string(known.empty() ? "'" : ", '") + names[i] + "'";
-  }
-  throw std::invalid_argument(std::string("`") + argument + "` must be one of " + known + "; received '" + name + "'.");
-}
-
-// One pool per number of threads, made at first use and kept: kernels are measured many times. Taken by one call at a time.
-class SharedPools {
- public:
-  template <typename F>
-  void With(int num_threads, const F& f) {
-    Require(num_threads >= 1 && num_threads <= kMostThreads, "`threads` must be from 1 to " + std::to_string(kMostThreads) + "; received " + std::to_string(num_threads) + ".");
-    py::gil_scoped_release release;
-    if (num_threads == 1) {
-      SingleThread single;
-      f(&single);
-      return;
-    }
-    std::lock_guard<std::mutex> lock(mutex_);
-    auto& pool = pools_[num_threads];
-    if (pool == nullptr) pool = std::make_unique<WorkerThreads>(num_threads);
-    f(pool.get());
-  }
-
- private:
-  std::mutex mutex_;
-  std::map<int, std::unique_ptr<WorkerThreads>> pools_;
-};
-
-SharedPools& Pools() {
-  static SharedPools* pools = new SharedPools;  // never destroyed: threads must not be joined while the interpreter goes down
-  return *pools;
 }
 
 int64_t Int8PackedSize(int64_t k, int64_t n) {
@@ -169,15 +86,10 @@ int8::MatMulArgs MatMulArgsOf(const Dense<float>& x, const Dense<uint8_t>& packe
   return args;
 }
 
-void RunMatMul(const int8::MatMulArgs& args, int threads) {
+void RunInt8MatMul(const int8::MatMulArgs& args, int threads) {
   const std::string error = int8::CheckMatMul(args);
   Require(error.empty(), error);
-  Pools().With(threads, [&](ThreadPool* pool) {
-    const int64_t bytes = int8::WorkspaceBytes(args, pool->NumThreads());
-    std::vector<char> workspace(static_cast<size_t>(bytes) + 64);
-    const auto address = reinterpret_cast<uintptr_t>(workspace.data());
-    int8::MatMul(args, reinterpret_cast<void*>((address + 63) / 64 * 64), pool);
-  });
+  RunMatMul(args, int8::WorkspaceBytes, int8::MatMul, threads);
 }
 
 py::array_t<float> Int8MatMul(const Dense<float>& x, const Dense<uint8_t>& packed, const Dense<float>& scale,
@@ -194,7 +106,7 @@ py::array_t<float> Int8MatMul(const Dense<float>& x, const Dense<uint8_t>& packe
   args.activation = ParseName<Activation>(activation, "activation", kActivationNames);
   py::array_t<float> y({args.m, n});
   args.y = y.mutable_data();
-  RunMatMul(args, threads);
+  RunInt8MatMul(args, threads);
   return y;
 }
 
@@ -206,7 +118,7 @@ py::tuple Int8Sums(const Dense<float>& x, const Dense<uint8_t>& packed, int64_t 
   args.y_type = ElementType::kInt32;
   args.row_scale = row_scale.mutable_data();
   if (n == 0) std::fill_n(args.row_scale, args.m, 0.0f);
-  RunMatMul(args, threads);
+  RunInt8MatMul(args, threads);
   return py::make_tuple(sums, row_scale);
 }
 
@@ -315,12 +227,7 @@ py::array SparseMatMul(const Dense<float>& x, const Dense<uint8_t>& structure, c
   args.y_type = sums ? ElementType::kInt32 : ElementType::kFloat32;
   const std::string error = sparse::CheckMatMul(&args);
   Require(error.empty(), error);
-  Pools().With(threads, [&](ThreadPool* pool) {
-    const int64_t bytes = sparse::WorkspaceBytes(args, pool->NumThreads());
-    std::vector<char> workspace(static_cast<size_t>(bytes) + 64);
-    const auto address = reinterpret_cast<uintptr_t>(workspace.data());
-    sparse::MatMul(args, reinterpret_cast<void*>((address + 63) / 64 * 64), pool);
-  });
+  RunMatMul(args, sparse::WorkspaceBytes, sparse::MatMul, threads);
   return y;
 }
 
@@ -385,6 +292,7 @@ py::dict MeasurePeaksDict(int threads) {
   py::dict dict;
   dict["float32_gflops"] = peaks.float32_gflops;
   dict["int8_gops"] = peaks.int8_gops;
+  dict["binary_gops"] = peaks.binary_gops;
   dict["l2_read_gbs"] = peaks.l2_read_gbs;
   dict["dram_read_gbs"] = peaks.dram_read_gbs;
   return dict;
@@ -452,8 +360,9 @@ PYBIND11_MODULE(_kernels, m) {
         "activation(x_scale * scale * (x_q @ w) + bias) as float32 [M, N], or with `sums` the exact integer sums as int32; x is float32 "
         "[M, K].");
   m.def("sparse_variants", &SparseVariants, "Which kernels each tier uses for pruned weights.");
+  BindBinary(m);
   m.def("measure_peaks", &MeasurePeaksDict, py::arg("threads") = 1,
-        "Measures this machine's limits: float32 multiply-add and int8 dot-product rates of the tier in force, read bandwidths.");
+        "Measures this machine's limits: rates of float32 multiply-adds, int8 and binary dot products of the tier in force, read bandwidths.");
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 // The loops behind measure_peaks. An instruction-set file supplies P:
 //   kFloatOps, kIntOps     operations of one Fma / Dot
-//   F, I                   registers; FloatZero, Fma(F sum, F a), IntZero, Dot(I sum, I a), OrBytes(I sum, const char*), kBytes
+//   F, I                   registers; FloatZero, Fma(F sum, F a), IntZero, Dot(I sum, I a), Count(I sum, I a), OrBytes(I sum, const char*), kBytes
 //   Keep(F), Keep(I)       makes the compiler believe that a register is used and changed
 #ifndef TFCOMPRESS_PYTHON_PEAKS_INL_H_
 #define TFCOMPRESS_PYTHON_PEAKS_INL_H_
@@ -38,6 +38,11 @@ double FloatLoop(long iterations) {
 template <class P>
 double IntLoop(long iterations) {
   return ChainLoop<P, typename P::I, P::Dot>(P::IntZero(), iterations, P::kIntOps);
+}
+
+template <class P>
+double BinaryLoop(long iterations) {
+  return ChainLoop<P, typename P::I, P::Count>(P::IntZero(), iterations, 2 * 8 * P::kBytes);
 }
 
 template <class P>

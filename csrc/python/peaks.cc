@@ -12,6 +12,7 @@ const PeakLoops& LoopsFor(Tier tier) {
   switch (tier) {
     case Tier::kAvx512Bf16:
     case Tier::kAvx512Vbmi:
+      return Avx512VbmiPeakLoops();
     case Tier::kAvx512Vnni:
       return Avx512VnniPeakLoops();
     case Tier::kAvx512:
@@ -58,6 +59,7 @@ Peaks MeasurePeaks(Tier tier, ThreadPool* pool) {
   Peaks peaks;
   peaks.float32_gflops = BestRate(pool, 20, [&](int64_t) { return loops.float32(kBurstIterations); });
   peaks.int8_gops = BestRate(pool, 20, [&](int64_t) { return loops.int8(kBurstIterations); });
+  peaks.binary_gops = BestRate(pool, 20, [&](int64_t) { return loops.binary(kBurstIterations); });
   std::vector<std::vector<char>> bytes(threads);
   const long dram_bytes = std::min(kDramBytes, kMostDramBytes / pool->NumThreads());
   for (auto& b : bytes) b.assign(static_cast<size_t>(dram_bytes), 1);

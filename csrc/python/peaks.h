@@ -11,6 +11,7 @@ namespace tfcompress {
 struct Peaks {
   double float32_gflops = 0;  // fused multiply-add, registers only
   double int8_gops = 0;       // the tier's exact 8-bit dot product, registers only
+  double binary_gops = 0;     // exclusive or, count of bits and addition, registers only: two operations a bit
   double l2_read_gbs = 0;     // each thread reads 192 KiB of its own
   double dram_read_gbs = 0;   // each thread reads 128 MiB of its own
 };
@@ -20,6 +21,7 @@ Peaks MeasurePeaks(Tier tier, ThreadPool* pool);
 struct PeakLoops {
   double (*float32)(long iterations);
   double (*int8)(long iterations);
+  double (*binary)(long iterations);
   double (*read)(const char* bytes, long count, long iterations);
 };
 const PeakLoops& PortablePeakLoops();
@@ -27,6 +29,7 @@ const PeakLoops& PortablePeakLoops();
 const PeakLoops& Avx2PeakLoops();
 const PeakLoops& Avx512PeakLoops();
 const PeakLoops& Avx512VnniPeakLoops();
+const PeakLoops& Avx512VbmiPeakLoops();
 #endif
 
 }  // namespace tfcompress

@@ -11,7 +11,7 @@ struct P : Avx512Base {
 }  // namespace
 
 const PeakLoops& Avx512VnniPeakLoops() {
-  static constexpr PeakLoops loops = {FloatLoop<P>, IntLoop<P>, ReadLoop<P>};
+  static constexpr PeakLoops loops = {FloatLoop<P>, IntLoop<P>, BinaryLoop<P>, ReadLoop<P>};
   return loops;
 }
 

@@ -13,6 +13,7 @@ struct P {
   static I IntZero() { return 0; }
   static F Fma(F sum, F a) { return sum + a * a; }
   static I Dot(I sum, I a) { return sum + a * a; }
+  static I Count(I sum, I a) { return sum + __builtin_popcountll(static_cast<unsigned long long>(a ^ 5)); }
   static I OrBytes(I sum, const char* p) {
     I v;
     __builtin_memcpy(&v, p, sizeof(v));
@@ -27,7 +28,7 @@ struct P {
 }  // namespace
 
 const PeakLoops& PortablePeakLoops() {
-  static constexpr PeakLoops loops = {FloatLoop<P>, IntLoop<P>, ReadLoop<P>};
+  static constexpr PeakLoops loops = {FloatLoop<P>, IntLoop<P>, BinaryLoop<P>, ReadLoop<P>};
   return loops;
 }
 

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from tfcompress_ops.bench.chains import Array, Chain, Problem
 
-Arithmetic = Literal["float32", "int8"]
+Arithmetic = Literal["float32", "int8", "binary"]
 
 
 class Case(abc.ABC):
@@ -14,8 +14,8 @@ class Case(abc.ABC):
 
     Attributes:
         name: Short, unique within a run, and what results are filed under.
-        arithmetic: Which of the machine's peaks bounds it: that of float32 multiply-adds, or that
-            of the best integer dot product.
+        arithmetic: Which of the machine's peaks bounds it: that of float32 multiply-adds, of the
+            best dot product of bytes, or of bits.
         tolerance: Largest error of an output against `reference`, relative to the largest output:
             what rounding explains. Tests hold every case to it.
         modules: Modules that must be installed.

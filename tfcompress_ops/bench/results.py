@@ -10,6 +10,8 @@ from typing import Any
 from tfcompress_ops.bench.timing import Timing
 
 # Of results files, so that a reader can tell one layout from the next.
+# The measured peak of each arithmetic, as `kernels.measure_peaks` names it.
+_PEAKS = {"float32": "float32_gflops", "int8": "int8_gops", "binary": "binary_gops"}
 _JSON_VERSION = 1
 
 
@@ -19,7 +21,7 @@ class Measurement:
 
     Attributes:
         case: Name of the case.
-        arithmetic: "float32" or "int8": which peak bounds it.
+        arithmetic: "float32", "int8" or "binary": which peak bounds it.
         in_features: K.
         out_features: N.
         batch: Rows of x.
@@ -113,8 +115,7 @@ class Results:
         Only the weights that are multiplied count: the padding that a format may multiply as well
         is not work, and zeros that it leaves out were not done.
         """
-        name = "float32_gflops" if measurement.arithmetic == "float32" else "int8_gops"
-        peak = self.peaks.get(name)
+        peak = self.peaks.get(_PEAKS[measurement.arithmetic])
         return measurement.density * measurement.gops / peak if peak else None
 
     def mean_speed_up(

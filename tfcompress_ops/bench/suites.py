@@ -91,6 +91,6 @@ def register_suite(suite: Suite) -> Suite:
 
 def suites() -> list[Suite]:
     """All registered suites."""
-    from tfcompress_ops.bench import int8, sparse  # noqa: F401  (they register themselves)
+    from tfcompress_ops.bench import binary, int8, sparse  # noqa: F401  (they register themselves)
 
     return list(_SUITES.values())

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 Arrays = dict[str, npt.NDArray[Any]]
+# Signs in a word of a tensor of packed signs.
+SIGNS_PER_WORD = 32
 # Name to (shape, dtype). A dimension of None is known only once the weights are packed.
 ArraySpecs = dict[str, tuple[tuple[int | None, ...], str]]
 
@@ -44,6 +46,16 @@ class Format(abc.ABC):
     def trainable_arrays(self) -> tuple[str, ...]:
         """Packed arrays that a layer may train: those that the op has a gradient for."""
         return ()
+
+    @property
+    def packed_inputs(self) -> bool:
+        """Whether a layer's inputs are packed signs, int32 `[..., in_features / 32]`."""
+        return False
+
+    @property
+    def packed_outputs(self) -> bool:
+        """Whether a layer's outputs are packed signs, int32 `[..., out_features / 32]`."""
+        return False
 
     @property
     def label(self) -> str:

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from tfcompress_ops.formats.format import SIGNS_PER_WORD
 from tfcompress_ops.layers.layer import CompressedLayer, Weights, replaces
 
 _SERIALIZED = {
@@ -49,7 +50,8 @@ class Dense(CompressedLayer):
         `(batch, ..., units)`.
 
     Raises:
-        ValueError: If `units` is not positive, or the dtype policy computes in float64.
+        ValueError: If `units` is not positive, or no multiple of 32 where the format packs
+            outputs, or the dtype policy computes in float64.
 
     Example:
         >>> layer = Dense(4, format="int8", activation="relu")
@@ -75,6 +77,11 @@ class Dense(CompressedLayer):
         if not isinstance(units, int) or isinstance(units, bool) or units <= 0:
             raise ValueError(f"`units` must be a positive integer; received {units!r}.")
         super().__init__(format=format, activity_regularizer=activity_regularizer, **kwargs)
+        if self.format.packed_outputs and units % SIGNS_PER_WORD:
+            raise ValueError(
+                f"`units` must be a multiple of {SIGNS_PER_WORD} where {self.format} packs its "
+                f"outputs; received {units}."
+            )
         self.units = units
         self.activation = keras.activations.get(activation)
         self.use_bias = use_bias
@@ -141,7 +148,8 @@ class Dense(CompressedLayer):
                 f"`input_shape` must have a known last dimension for layer {self.name!r}; received "
                 f"{input_shape}. Give the model an Input with that dimension."
             )
-        return int(input_shape[-1]), self.units
+        signs = SIGNS_PER_WORD if self.format.packed_inputs else 1
+        return int(input_shape[-1]) * signs, self.units
 
     def initial_matrix(self, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
         """Draws a kernel from `kernel_initializer`."""
@@ -174,8 +182,14 @@ class Dense(CompressedLayer):
         return self.matmul(inputs, self.activation)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        """The input shape with `units` in its last place."""
-        return (*input_shape[:-1], self.units)
+        """The input shape with `units`, or the words of their signs, in its last place."""
+        signs = SIGNS_PER_WORD if self.format.packed_outputs else 1
+        return (*input_shape[:-1], self.units // signs)
+
+    def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
+        """The output's shape and dtype: the compute dtype, or int32 for packed signs."""
+        dtype = "int32" if self.format.packed_outputs else self.compute_dtype
+        return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype=dtype)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""

@@ -277,7 +277,8 @@ class CompressedLayer(keras.layers.Layer, abc.ABC):  # type: ignore[misc]
 
     def matmul(self, x: Any, activation: Any = None) -> Any:
         """`activation(x @ weight_matrix() + bias)` in the compute dtype, whatever `x` has."""
-        x = keras.ops.cast(x, self.compute_dtype)
+        if not self.format.packed_inputs:
+            x = keras.ops.cast(x, self.compute_dtype)
         return self.format.matmul(x, self._packed, bias=self.bias, activation=activation)
 
     def save_own_variables(self, store: Any) -> None:

@@ -26,16 +26,11 @@
 #include "base/elementwise-inl.h"
 #include "base/epilogue-inl.h"
 #include "base/quantize-inl.h"
+#include "base/tile-inl.h"
 #include "formats/int8/kernels.h"
 
 namespace tfcompress::int8 {
 namespace {
-
-// A compile-time index as an argument.
-template <int kValue>
-struct Index {
-  static constexpr int value = kValue;
-};
 
 TFCOMPRESS_INLINE const char* XRow(const MatMulArgs& args, int64_t row) {
   return static_cast<const char*>(args.x) + row * args.x_stride * ElementBytes(args.x_type);
@@ -173,16 +168,6 @@ TFCOMPRESS_INLINE void IntegerRows(int64_t rows, const uint8_t* w, int64_t width
 
 TFCOMPRESS_INLINE int64_t PanelWidth(const MatMulArgs& args, int64_t panel) {
   return Min(kPanelWidth, RoundUp(args.n, kPanelQuantum) - panel * kPanelWidth);
-}
-
-// Cuts `rows` into tiles of nearly equal height (16 rows: 6 + 5 + 5, not 6 + 6 + 4) and calls f(first row, height).
-template <typename F>
-TFCOMPRESS_INLINE void ForEachRowTile(int64_t rows, int64_t most, const F& f) {
-  const int64_t tiles = (rows + most - 1) / most;
-  for (int64_t t = 0; t < tiles; ++t) {
-    const int64_t begin = rows * t / tiles;
-    f(begin, rows * (t + 1) / tiles - begin);
-  }
 }
 
 template <class S>
@@ -360,38 +345,22 @@ TFCOMPRESS_INLINE void DecodedRows(int64_t rows, const float* decoded, const flo
   DecodedTile<F, MR, NV>(decoded, x, x_stride, depth, sums);
 }
 
-// All of K for the columns of a panel, in slices of kFloatDepth that stay in L2 while every row tile passes over them.
+// `depth` of K for the columns of a panel: dequantised weights stay in L2 while every row tile passes over them.
 template <class F, int NV>
-void DecodedColumns(const uint8_t* w, int64_t width, int64_t column, const float* x, int64_t x_stride, int64_t k, int64_t rows,
+void DecodedColumns(const uint8_t* w, int64_t width, int64_t column, const float* x, int64_t x_stride, int64_t depth, int64_t rows,
                     float* decoded, float* sums) {
   constexpr int64_t kColumns = NV * F::kLanes;
   static_assert(kColumns <= kFloatColumns, "the scratch memory holds kFloatColumns decoded columns");
   static_assert(kFloatDepth % kGroup == 0, "slices begin at a group");
   for (; column + kColumns <= width; column += kColumns) {
-    for (int64_t i = 0; i < k; i += kFloatDepth) {
-      const int64_t depth = Min(kFloatDepth, k - i);
-      DecodePanel<F, NV>(w + (i * width) + column * kGroup, width * kGroup, depth, decoded);
-      ForEachRowTile(rows, F::kRowTile, [&](int64_t r0, int64_t height) {
-        DecodedRows<F, NV>(height, decoded, x + r0 * x_stride + i, x_stride, depth, sums + r0 * kPanelWidth + column);
-      });
-    }
+    DecodePanel<F, NV>(w + column * kGroup, width * kGroup, depth, decoded);
+    ForEachRowTile(rows, F::kRowTile, [&](int64_t r0, int64_t height) {
+      DecodedRows<F, NV>(height, decoded, x + r0 * x_stride, x_stride, depth, sums + r0 * kPanelWidth + column);
+    });
   }
   if constexpr (kColumns > kPanelQuantum) {
-    if (column < width) DecodedColumns<F, NV / 2>(w, width, column, x, x_stride, k, rows, decoded, sums);
+    if (column < width) DecodedColumns<F, NV / 2>(w, width, column, x, x_stride, depth, rows, decoded, sums);
   }
-}
-
-TFCOMPRESS_INLINE float Sum(const float* x, int64_t n) {
-  constexpr int64_t kSums = 16;  // independent, so that the order of additions, and the result, is the same on every tier
-  float sums[kSums] = {};
-  int64_t i = 0;
-  for (; i + kSums <= n; i += kSums) {
-    for (int64_t j = 0; j < kSums; ++j) sums[j] += x[i + j];
-  }
-  for (; i < n; ++i) sums[i % kSums] += x[i];
-  float total = 0.0f;
-  for (float s : sums) total += s;
-  return total;
 }
 
 template <class F>
@@ -409,13 +378,13 @@ void MultiplyFloat(const MatMulArgs& args, const Block& block, void* scratch) {
     const int64_t rows = Min(kFloatBlockRows, block.row_end - first);
     const float* x = reinterpret_cast<const float*>(XRow(args, first));
     int64_t x_stride = args.x_stride;
-    if (args.x_type != ElementType::kFloat32) {
+    if (CopiesRows(args)) {
       x = converted;
       x_stride = FloatStrideBytes(args.k) / 4;
       for (int64_t r = 0; r < rows; ++r) LoadAsFloat(XRow(args, first + r), args.x_type, converted + r * x_stride, args.k);
     }
     if (args.mean != nullptr) {
-      for (int64_t r = 0; r < rows; ++r) row_sums[r] = Sum(x + r * x_stride, args.k);
+      for (int64_t r = 0; r < rows; ++r) row_sums[r] = SumOf(x + r * x_stride, args.k);
     }
     for (int64_t panel = block.panel_begin; panel < block.panel_end; ++panel) {
       const int64_t column = panel * kPanelWidth;
@@ -427,7 +396,10 @@ void MultiplyFloat(const MatMulArgs& args, const Block& block, void* scratch) {
         });
       } else {
         for (int64_t i = 0; i < rows * kPanelWidth; ++i) sums[i] = 0.0f;
-        DecodedColumns<F, F::kRegs>(w, width, 0, x, x_stride, args.k, rows, decoded, sums);
+        // All columns of the panel take a slice of K in turn, so that a slice of x comes from L3 once a panel.
+        for (int64_t i = 0; i < args.k; i += kFloatDepth) {
+          DecodedColumns<F, F::kRegs>(w + i * width, width, 0, x + i, x_stride, Min(kFloatDepth, args.k - i), rows, decoded, sums);
+        }
       }
       for (int64_t r = 0; r < rows; ++r) {
         FinishRow(EpilogueAt(args, column), sums + r * kPanelWidth, 1.0f, row_sums[r], YAt(args, first + r, column),

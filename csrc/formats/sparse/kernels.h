@@ -6,16 +6,11 @@
 #ifndef TFCOMPRESS_FORMATS_SPARSE_KERNELS_H_
 #define TFCOMPRESS_FORMATS_SPARSE_KERNELS_H_
 
+#include "base/grid.h"
 #include "base/quantize.h"
 #include "formats/sparse/sparse.h"
 
 namespace tfcompress::sparse {
-
-// One rectangle of the output: rows [row_begin, row_end), panels [panel_begin, panel_end).
-struct Block {
-  int64_t row_begin, row_end;
-  int64_t panel_begin, panel_end;
-};
 
 // Computes one block. `scratch` is this worker's own, 64-byte aligned, ScratchBytes() large. It remembers the activations that were prepared
 // last, so that a worker prepares a row block once for all of its panels.

@@ -28,6 +28,7 @@
 
 #include "base/elementwise-inl.h"
 #include "base/quantize-inl.h"
+#include "base/tile-inl.h"
 #include "formats/sparse/kernels.h"
 
 namespace tfcompress::sparse {
@@ -63,6 +64,7 @@ RowScale PrepareRow(const MatMulArgs& args, int64_t row, int64_t extent, XElemen
 // vectorisers, compilers make of a loop over 16 lanes up to ten times as many instructions.
 using Floats = float __attribute__((vector_size(64)));
 using Ints = int32_t __attribute__((vector_size(64)));
+using Words = uint32_t __attribute__((vector_size(64)));  // for sums that may wrap around: those of malformed matrices
 
 template <typename Lanes, typename T>
 TFCOMPRESS_INLINE Lanes LoadLanes(const T* from) {
@@ -115,7 +117,9 @@ class PanelEpilogue {
     return LoadLanes<Floats>(to);
   }
 
-  TFCOMPRESS_INLINE Ints Integers(const int32_t* sums) const { return LoadLanes<Ints>(sums) - weight_sums * 128; }
+  TFCOMPRESS_INLINE Ints Integers(const int32_t* sums) const {
+    return reinterpret_cast<Ints>(LoadLanes<Words>(sums) - reinterpret_cast<Words>(weight_sums) * 128);
+  }
   TFCOMPRESS_INLINE Ints Integers(const float*) const { return Ints{}; }
   TFCOMPRESS_INLINE Floats Total(const int32_t* sums) const { return __builtin_convertvector(Integers(sums), Floats); }
   TFCOMPRESS_INLINE Floats Total(const float* sums) const { return LoadLanes<Floats>(sums); }
@@ -229,16 +233,6 @@ TFCOMPRESS_INLINE void RowsTileOf(int64_t rows, const Steps& steps, const typena
     if (rows < MR) return RowsTileOf<S, MR - 1>(rows, steps, x, x_stride, sums, weights);
   }
   RowsTile<S, MR>(steps, x, x_stride, sums, weights);
-}
-
-// Cuts `rows` into tiles of nearly equal height (17 rows: 9 + 8, not 16 + 1) and calls f(first row, height).
-template <typename F>
-TFCOMPRESS_INLINE void ForEachRowTile(int64_t rows, int64_t most, const F& f) {
-  const int64_t tiles = (rows + most - 1) / most;
-  for (int64_t t = 0; t < tiles; ++t) {
-    const int64_t begin = rows * t / tiles;
-    f(begin, rows * (t + 1) / tiles - begin);
-  }
 }
 
 // One panel times one tile of rows.
