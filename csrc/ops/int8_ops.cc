@@ -191,7 +191,7 @@ class Int8MatMulOp : public Int8MatMulBase {
 
   void Compute(OpKernelContext* ctx) override {
     int8::MatMulArgs args;
-    const float* x_scale;
+    const float* x_scale = nullptr;
     OP_REQUIRES_OK(ctx, GetArgs(ctx, &args, &x_scale));
     if (x_scale != nullptr) args.x_scale = *x_scale;
     const std::string error = int8::CheckMatMul(args);

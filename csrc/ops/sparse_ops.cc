@@ -223,7 +223,7 @@ class SparseMatMulOp : public SparseMatMulBase {
 
   void Compute(OpKernelContext* ctx) override {
     sparse::MatMulArgs args;
-    const float* x_scale;
+    const float* x_scale = nullptr;
     OP_REQUIRES_OK(ctx, GetArgs(ctx, &args, &x_scale));
     if (x_scale != nullptr) args.x_scale = *x_scale;
     OP_REQUIRES_OK(ctx, Invalid(kOp, sparse::CheckInFeatures(args.matrix)));
