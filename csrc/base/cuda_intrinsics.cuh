@@ -67,12 +67,12 @@ TFCOMPRESS_DEVICE Words4 LoadStreaming(const void* from) {
 // Any memory. By CUDA's vector types: an access of a struct may come out as one access for each member.
 template <int kWords>
 TFCOMPRESS_DEVICE Words<kWords> LoadWords(const void* from) {
-  if constexpr (kWords == 1) return {{*static_cast<const uint32_t*>(from)}};
-  if constexpr (kWords == 2) {
+  if constexpr (kWords == 1) {
+    return {{*static_cast<const uint32_t*>(from)}};
+  } else if constexpr (kWords == 2) {
     const uint2 w = *static_cast<const uint2*>(from);
     return {{w.x, w.y}};
-  }
-  if constexpr (kWords == 4) {
+  } else {
     const uint4 w = *static_cast<const uint4*>(from);
     return {{w.x, w.y, w.z, w.w}};
   }
@@ -102,12 +102,12 @@ TFCOMPRESS_DEVICE T LoadReadOnly(const T* from) {
 }
 template <int kWords>
 TFCOMPRESS_DEVICE Words<kWords> LoadWordsReadOnly(const void* from) {
-  if constexpr (kWords == 1) return {{__ldg(static_cast<const uint32_t*>(from))}};
-  if constexpr (kWords == 2) {
+  if constexpr (kWords == 1) {
+    return {{__ldg(static_cast<const uint32_t*>(from))}};
+  } else if constexpr (kWords == 2) {
     const uint2 w = __ldg(static_cast<const uint2*>(from));
     return {{w.x, w.y}};
-  }
-  if constexpr (kWords == 4) {
+  } else {
     const uint4 w = __ldg(static_cast<const uint4*>(from));
     return {{w.x, w.y, w.z, w.w}};
   }

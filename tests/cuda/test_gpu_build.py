@@ -1,6 +1,7 @@
 """What a build with GPU kernels is: registered kernels, readable errors, refused options."""
 
 import importlib
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -41,9 +42,12 @@ def test_registered_devices_are_those_of_the_build(
     assert result.stdout.endswith("ok\n")  # type: ignore[attr-defined]
 
 
-def configure(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def configure(
+    folder: Path, *options: str, path: str | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", *options],
+        [str(shutil.which("cmake")), "-S", str(ROOT), "-B", str(folder), *options],
+        env={**os.environ, "PATH": path or os.environ["PATH"], "CUDACXX": "", "CUDA_PATH": ""},
         capture_output=True,
         text=True,
         check=False,
@@ -56,6 +60,20 @@ def test_unknown_option_is_refused(tmp_path: Path) -> None:
     assert "TFCOMPRESS_CUDA must be AUTO, ON or OFF; received YES" in " ".join(
         result.stderr.split()
     )
+
+
+def test_missing_nvcc_is_named(tmp_path: Path) -> None:
+    """ON insists, with the version needed and what to do; a path on which there is no nvcc."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for tool in ("c++", "g++", "gcc", "ld", "as", "ar", "ranlib", "nm", "make", "ninja", "uname"):
+        if (found := shutil.which(tool)) is not None:
+            (tools / tool).symlink_to(found)
+    result = configure(tmp_path / "build", "-DTFCOMPRESS_CUDA=ON", path=str(tools))
+    said = " ".join(result.stderr.split())
+    assert result.returncode != 0
+    assert "TFCOMPRESS_CUDA=ON needs nvcc >= 12.4; none was found." in said, said
+    assert "CMAKE_CUDA_COMPILER" in said
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
