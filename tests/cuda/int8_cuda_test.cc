@@ -305,6 +305,12 @@ void TestErrors(Random& random) {
 
 // What is picked for real devices.
 void TestPlans() {
+  for (const GemmTile& tile : kGemmTiles) {
+    // 8.0 and 9.0 have 164 KiB of shared memory or more, of which a block takes 1 KiB for itself.
+    for (const int capability : {80, 90}) {
+      EXPECT(tile.blocks * (GemmSharedBytes(tile, capability) + 1024) <= 164 << 10, "%d x %d, %d blocks", tile.rows, tile.columns, tile.blocks);
+    }
+  }
   const CudaDevice t4 = {75, 40, 64 << 10}, a100 = {80, 108, 163 << 10}, l4 = {89, 58, 99 << 10}, h100 = {90, 132, 227 << 10};
   for (const CudaDevice& device : {t4, a100, l4, h100}) {
     for (const int64_t m : {9, 16, 17, 32, 64, 128, 500, 4096}) {
