@@ -5,8 +5,12 @@
 
 #include <cstdint>
 
-// Inlined even without optimisation: never a symbol of an object file.
+// Inlined even without optimisation: never a symbol of an object file. In CUDA sources the same functions run on the GPU too.
+#ifdef __CUDACC__
+#define TFCOMPRESS_INLINE __host__ __device__ inline __attribute__((always_inline))
+#else
 #define TFCOMPRESS_INLINE inline __attribute__((always_inline))
+#endif
 // Tiles are not inlined: each gets the registers to itself.
 #define TFCOMPRESS_NOINLINE __attribute__((noinline))
 // Before every loop over registers: a register array that is indexed at run time lives in memory.

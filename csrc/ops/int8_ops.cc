@@ -6,6 +6,10 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "formats/int8/int8.h"
+#ifdef TFCOMPRESS_WITH_CUDA
+#include "formats/int8/cuda.h"
+#include "ops/cuda_support.h"
+#endif
 #include "ops/op_support.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
@@ -122,94 +126,172 @@ absl::Status CheckPacked(const char* op, const Tensor& kernel, const Tensor& sca
   return absl::OkStatus();
 }
 
-class Int8MatMulOp : public OpKernel {
+// What is the same on every device: attributes, checks, arguments. Tensors are the device's, and none is looked into.
+class Int8MatMulBase : public OpKernel {
  public:
-  explicit Int8MatMulOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
+  explicit Int8MatMulBase(OpKernelConstruction* ctx) : OpKernel(ctx) {
     std::string name;
     OP_REQUIRES_OK(ctx, ctx->GetAttr("activations", &name));
     OP_REQUIRES_OK(ctx, ParseName(name, int8::kActivationsNames, &activations_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("activation", &name));
     OP_REQUIRES_OK(ctx, ParseName(name, kActivationNames, &activation_));
     OP_REQUIRES_OK(ctx, optional_.Init(ctx, kOp, {"x_scale", "mean", "bias"}));
-    OP_REQUIRES_OK(ctx, CheckTier(kOp));
   }
 
-  void Compute(OpKernelContext* ctx) override {
+ protected:
+  static constexpr const char* kOp = "Tfcompress>Int8MatMul";
+
+  // All but args->y. *x_scale is null where none is given.
+  absl::Status GetArgs(OpKernelContext* ctx, int8::MatMulArgs* args, const float** x_scale) const {
     const Tensor& x = ctx->input(0);
     const Tensor& kernel = ctx->input(1);
     const Tensor& scale = ctx->input(2);
-    OP_REQUIRES(ctx, x.dims() >= 1,
-                absl::InvalidArgumentError(absl::StrCat(kOp, ": x must have rank >= 1; received shape ", x.shape().DebugString())));
-    int8::MatMulArgs args;
-    args.k = x.dim_size(x.dims() - 1);
-    OP_REQUIRES_OK(ctx, CheckPacked(kOp, kernel, scale, args.k));
-    args.n = scale.dim_size(0);
-    args.m = LeadingElements(x.shape());
-    args.x = x.data();
-    args.x_type = args.y_type = ElementTypeOf(x.dtype());
-    args.x_stride = args.k;
-    args.kernel = kernel.flat<uint8_t>().data();
-    args.scale = scale.flat<float>().data();
-    const float* x_scale;
-    OP_REQUIRES_OK(ctx, optional_.Get(ctx, 0, 1, &x_scale));
-    OP_REQUIRES_OK(ctx, optional_.Get(ctx, 1, args.n, &args.mean));
-    OP_REQUIRES_OK(ctx, optional_.Get(ctx, 2, args.n, &args.bias));
-    OP_REQUIRES(ctx, (x_scale != nullptr) == (activations_ == int8::Activations::kStatic),
-                absl::InvalidArgumentError(absl::StrCat(kOp, ": x_scale must be given if and only if activations = 'static'")));
-    if (x_scale != nullptr) args.x_scale = *x_scale;
-    args.activations = activations_;
-    args.activation = activation_;
-    args.y_stride = args.n;
-    const std::string error = int8::CheckMatMul(args);
-    OP_REQUIRES(ctx, error.empty(), absl::InvalidArgumentError(absl::StrCat(kOp, ": ", error)));
+    if (x.dims() < 1) {
+      return absl::InvalidArgumentError(absl::StrCat(kOp, ": x must have rank >= 1; received shape ", x.shape().DebugString()));
+    }
+    args->k = x.dim_size(x.dims() - 1);
+    TF_RETURN_IF_ERROR(CheckPacked(kOp, kernel, scale, args->k));
+    args->n = scale.dim_size(0);
+    args->m = LeadingElements(x.shape());
+    args->x = x.data();
+    args->x_type = args->y_type = ElementTypeOf(x.dtype());
+    args->x_stride = args->k;
+    args->kernel = kernel.flat<uint8_t>().data();
+    args->scale = scale.flat<float>().data();
+    TF_RETURN_IF_ERROR(optional_.Get(ctx, 0, 1, x_scale));
+    TF_RETURN_IF_ERROR(optional_.Get(ctx, 1, args->n, &args->mean));
+    TF_RETURN_IF_ERROR(optional_.Get(ctx, 2, args->n, &args->bias));
+    if ((*x_scale != nullptr) != (activations_ == int8::Activations::kStatic)) {
+      return absl::InvalidArgumentError(absl::StrCat(kOp, ": x_scale must be given if and only if activations = 'static'"));
+    }
+    args->activations = activations_;
+    args->activation = activation_;
+    args->y_stride = args->n;
+    return absl::OkStatus();
+  }
 
-    TensorShape y_shape = x.shape();
-    OP_REQUIRES_OK(ctx, y_shape.SetDimWithStatus(x.dims() - 1, args.n));
+  static absl::Status AllocateY(OpKernelContext* ctx, int8::MatMulArgs* args) {
+    TensorShape y_shape = ctx->input(0).shape();
+    TF_RETURN_IF_ERROR(y_shape.SetDimWithStatus(y_shape.dims() - 1, args->n));
     Tensor* y = nullptr;
-    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, y_shape, &y));
-    args.y = y->data();
-    TensorFlowThreads threads(ctx);
-    Workspace workspace;
-    OP_REQUIRES_OK(ctx, workspace.Allocate(ctx, int8::WorkspaceBytes(args, threads.NumThreads())));
-    int8::MatMul(args, workspace.data(), &threads);
+    TF_RETURN_IF_ERROR(ctx->allocate_output(0, y_shape, &y));
+    args->y = y->data();
+    return absl::OkStatus();
   }
 
  private:
-  static constexpr const char* kOp = "Tfcompress>Int8MatMul";
   int8::Activations activations_;
   Activation activation_;
   OptionalInputs optional_;
 };
 
-class Int8UnpackOp : public OpKernel {
+class Int8MatMulOp : public Int8MatMulBase {
  public:
-  explicit Int8UnpackOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
+  explicit Int8MatMulOp(OpKernelConstruction* ctx) : Int8MatMulBase(ctx) { OP_REQUIRES_OK(ctx, CheckTier(kOp)); }
+
+  void Compute(OpKernelContext* ctx) override {
+    int8::MatMulArgs args;
+    const float* x_scale = nullptr;
+    OP_REQUIRES_OK(ctx, GetArgs(ctx, &args, &x_scale));
+    if (x_scale != nullptr) args.x_scale = *x_scale;
+    const std::string error = int8::CheckMatMul(args);
+    OP_REQUIRES(ctx, error.empty(), absl::InvalidArgumentError(absl::StrCat(kOp, ": ", error)));
+    OP_REQUIRES_OK(ctx, AllocateY(ctx, &args));
+    TensorFlowThreads threads(ctx);
+    Workspace workspace;
+    OP_REQUIRES_OK(ctx, workspace.Allocate(ctx, int8::WorkspaceBytes(args, threads.NumThreads())));
+    int8::MatMul(args, workspace.data(), &threads);
+  }
+};
+
+class Int8UnpackBase : public OpKernel {
+ public:
+  explicit Int8UnpackBase(OpKernelConstruction* ctx) : OpKernel(ctx) {
     OP_REQUIRES_OK(ctx, ctx->GetAttr("in_features", &in_features_));
     OP_REQUIRES_OK(ctx, optional_.Init(ctx, kOp, {"mean"}));
   }
 
-  void Compute(OpKernelContext* ctx) override {
+ protected:
+  static constexpr const char* kOp = "Tfcompress>Int8Unpack";
+
+  struct Args {
+    const uint8_t* kernel;
+    int64_t k, n;
+    const float* scale;
+    const float* mean;
+    float* weights;
+  };
+
+  absl::Status GetArgs(OpKernelContext* ctx, Args* args) const {
     const Tensor& kernel = ctx->input(0);
     const Tensor& scale = ctx->input(1);
-    OP_REQUIRES_OK(ctx, CheckPacked(kOp, kernel, scale, in_features_));
-    const int64_t n = scale.dim_size(0);
-    const float* mean;
-    OP_REQUIRES_OK(ctx, optional_.Get(ctx, 0, n, &mean));
+    TF_RETURN_IF_ERROR(CheckPacked(kOp, kernel, scale, in_features_));
+    args->k = in_features_;
+    args->n = scale.dim_size(0);
+    args->kernel = kernel.flat<uint8_t>().data();
+    args->scale = scale.flat<float>().data();
+    TF_RETURN_IF_ERROR(optional_.Get(ctx, 0, args->n, &args->mean));
     Tensor* weights = nullptr;
-    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, TensorShape({in_features_, n}), &weights));
-    TensorFlowThreads threads(ctx);
-    int8::Dequantize(kernel.flat<uint8_t>().data(), in_features_, n, scale.flat<float>().data(), mean,
-                     weights->flat<float>().data(), &threads);
+    TF_RETURN_IF_ERROR(ctx->allocate_output(0, TensorShape({in_features_, args->n}), &weights));
+    args->weights = weights->flat<float>().data();
+    return absl::OkStatus();
   }
 
  private:
-  static constexpr const char* kOp = "Tfcompress>Int8Unpack";
   int64_t in_features_;
   OptionalInputs optional_;
 };
 
+class Int8UnpackOp : public Int8UnpackBase {
+ public:
+  using Int8UnpackBase::Int8UnpackBase;
+
+  void Compute(OpKernelContext* ctx) override {
+    Args a;
+    OP_REQUIRES_OK(ctx, GetArgs(ctx, &a));
+    TensorFlowThreads threads(ctx);
+    int8::Dequantize(a.kernel, a.k, a.n, a.scale, a.mean, a.weights, &threads);
+  }
+};
+
 REGISTER_KERNEL_BUILDER(Name("Tfcompress>Int8MatMul").Device(tensorflow::DEVICE_CPU), Int8MatMulOp);
 REGISTER_KERNEL_BUILDER(Name("Tfcompress>Int8Unpack").Device(tensorflow::DEVICE_CPU), Int8UnpackOp);
+
+#ifdef TFCOMPRESS_WITH_CUDA
+class Int8MatMulCudaOp : public Int8MatMulBase {
+ public:
+  using Int8MatMulBase::Int8MatMulBase;
+
+  void Compute(OpKernelContext* ctx) override {
+    int8::CudaMatMulArgs args;
+    OP_REQUIRES_OK(ctx, GetArgs(ctx, &args.matmul, &args.x_scale));
+    const std::string error = int8::CheckCudaMatMul(args);
+    OP_REQUIRES(ctx, error.empty(), absl::InvalidArgumentError(absl::StrCat(kOp, ": ", error)));
+    OP_REQUIRES_OK(ctx, AllocateY(ctx, &args.matmul));
+    CudaContext cuda;
+    OP_REQUIRES_OK(ctx, cuda.Init(ctx, kOp));
+    void* workspace;
+    OP_REQUIRES_OK(ctx, cuda.Allocate(ctx, int8::CudaWorkspaceBytes(args, cuda.device()), &workspace));
+    OP_REQUIRES_OK(ctx, LaunchStatus(kOp, int8::CudaMatMul(args, workspace, cuda.device(), cuda.stream())));
+  }
+};
+
+class Int8UnpackCudaOp : public Int8UnpackBase {
+ public:
+  using Int8UnpackBase::Int8UnpackBase;
+
+  void Compute(OpKernelContext* ctx) override {
+    Args a;
+    OP_REQUIRES_OK(ctx, GetArgs(ctx, &a));
+    CudaContext cuda;
+    OP_REQUIRES_OK(ctx, cuda.Init(ctx, kOp));
+    OP_REQUIRES_OK(ctx, LaunchStatus(kOp, int8::CudaDequantize(a.kernel, a.k, a.n, a.scale, a.mean, a.weights, cuda.stream())));
+  }
+};
+
+REGISTER_KERNEL_BUILDER(Name("Tfcompress>Int8MatMul").Device(tensorflow::DEVICE_GPU), Int8MatMulCudaOp);
+REGISTER_KERNEL_BUILDER(Name("Tfcompress>Int8Unpack").Device(tensorflow::DEVICE_GPU), Int8UnpackCudaOp);
+#endif
 
 }  // namespace
 }  // namespace tfcompress

@@ -6,6 +6,10 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "formats/sparse/sparse.h"
+#ifdef TFCOMPRESS_WITH_CUDA
+#include "formats/sparse/cuda.h"
+#include "ops/cuda_support.h"
+#endif
 #include "ops/op_support.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
@@ -135,7 +139,7 @@ absl::Status CheckShape(const char* op, const char* name, const Tensor& tensor, 
                                                  tensor.shape().DebugString()));
 }
 
-// Fills the matrix from structure and values, whose shapes must go together. What they hold is checked by sparse::CheckMatrix.
+// Fills the matrix from structure and values, whose shapes must go together. What they hold is checked by CheckHostMatrix or CheckDeviceMatrix.
 absl::Status GetMatrix(const char* op, const Tensor& structure, const Tensor& values, int64_t k, int64_t reach, sparse::Matrix* matrix) {
   TF_RETURN_IF_ERROR(CheckRank(op, "structure", structure, 1));
   TF_RETURN_IF_ERROR(CheckRank(op, "values", values, 2));
@@ -145,12 +149,20 @@ absl::Status GetMatrix(const char* op, const Tensor& structure, const Tensor& va
   matrix->steps = values.dim_size(0);
   matrix->values = values.data();
   TF_RETURN_IF_ERROR(CheckShape(op, "values", values, TensorShape({matrix->steps, sparse::StepEntries(matrix->values_type)})));
-  return Invalid(op, sparse::SetStructure(structure.flat<uint8_t>().data(), structure.dim_size(0), matrix));
+  if (sparse::PointInto(structure.flat<uint8_t>().data(), structure.dim_size(0), matrix)) return absl::OkStatus();
+  return Invalid(op, sparse::StructureSizeError(matrix->steps, structure.dim_size(0)));
 }
 
-class SparseMatMulOp : public OpKernel {
+// Looks into a matrix on the CPU.
+absl::Status CheckHostMatrix(const char* op, sparse::Matrix* matrix) {
+  TF_RETURN_IF_ERROR(Invalid(op, sparse::CheckInFeatures(*matrix)));
+  return Invalid(op, sparse::CheckMatrix(matrix));
+}
+
+// What is the same on every device: attributes, checks, arguments. Tensors are the device's, and none is looked into.
+class SparseMatMulBase : public OpKernel {
  public:
-  explicit SparseMatMulOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
+  explicit SparseMatMulBase(OpKernelConstruction* ctx) : OpKernel(ctx) {
     std::string name;
     OP_REQUIRES_OK(ctx, ctx->GetAttr("activations", &name));
     OP_REQUIRES_OK(ctx, ParseName(name, sparse::kActivationsNames, &activations_));
@@ -158,110 +170,227 @@ class SparseMatMulOp : public OpKernel {
     OP_REQUIRES_OK(ctx, ParseName(name, kActivationNames, &activation_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("reach", &reach_));
     OP_REQUIRES_OK(ctx, optional_.Init(ctx, kOp, {"scale", "x_scale", "bias"}));
-    OP_REQUIRES_OK(ctx, CheckTier(kOp));
   }
 
-  void Compute(OpKernelContext* ctx) override {
-    const Tensor& x = ctx->input(0);
-    OP_REQUIRES(ctx, x.dims() >= 1,
-                absl::InvalidArgumentError(absl::StrCat(kOp, ": x must have rank >= 1; received shape ", x.shape().DebugString())));
-    sparse::MatMulArgs args;
-    const int64_t k = x.dim_size(x.dims() - 1);
-    OP_REQUIRES_OK(ctx, GetMatrix(kOp, ctx->input(1), ctx->input(2), k, reach_, &args.matrix));
-    const bool is_int8 = args.matrix.values_type == sparse::Values::kInt8;
-    args.m = LeadingElements(x.shape());
-    args.x = x.data();
-    args.x_type = args.y_type = ElementTypeOf(x.dtype());
-    args.x_stride = k;
-    const float* x_scale;
-    OP_REQUIRES_OK(ctx, optional_.Get(ctx, 0, args.matrix.n, &args.scale));
-    OP_REQUIRES_OK(ctx, optional_.Get(ctx, 1, 1, &x_scale));
-    OP_REQUIRES_OK(ctx, optional_.Get(ctx, 2, args.matrix.n, &args.bias));
-    OP_REQUIRES(ctx, (args.scale != nullptr) == is_int8,
-                absl::InvalidArgumentError(absl::StrCat(kOp, ": scale must be given if and only if values are int8")));
-    OP_REQUIRES(ctx, (x_scale != nullptr) == (is_int8 && activations_ == sparse::Activations::kStatic),
-                absl::InvalidArgumentError(
-                    absl::StrCat(kOp, ": x_scale must be given if and only if values are int8 and activations = 'static'")));
-    if (x_scale != nullptr) args.x_scale = *x_scale;
-    args.activations = activations_;
-    args.activation = activation_;
-    args.y_stride = args.matrix.n;
-    OP_REQUIRES_OK(ctx, Invalid(kOp, sparse::CheckMatMul(&args)));
+ protected:
+  static constexpr const char* kOp = "Tfcompress>SparseMatMul";
 
-    TensorShape y_shape = x.shape();
-    OP_REQUIRES_OK(ctx, y_shape.SetDimWithStatus(x.dims() - 1, args.matrix.n));
+  // All but args->y. *x_scale is null where none is given.
+  absl::Status GetArgs(OpKernelContext* ctx, sparse::MatMulArgs* args, const float** x_scale) const {
+    const Tensor& x = ctx->input(0);
+    if (x.dims() < 1) {
+      return absl::InvalidArgumentError(absl::StrCat(kOp, ": x must have rank >= 1; received shape ", x.shape().DebugString()));
+    }
+    const int64_t k = x.dim_size(x.dims() - 1);
+    TF_RETURN_IF_ERROR(GetMatrix(kOp, ctx->input(1), ctx->input(2), k, reach_, &args->matrix));
+    const bool is_int8 = args->matrix.values_type == sparse::Values::kInt8;
+    args->m = LeadingElements(x.shape());
+    args->x = x.data();
+    args->x_type = args->y_type = ElementTypeOf(x.dtype());
+    args->x_stride = k;
+    TF_RETURN_IF_ERROR(optional_.Get(ctx, 0, args->matrix.n, &args->scale));
+    TF_RETURN_IF_ERROR(optional_.Get(ctx, 1, 1, x_scale));
+    TF_RETURN_IF_ERROR(optional_.Get(ctx, 2, args->matrix.n, &args->bias));
+    if ((args->scale != nullptr) != is_int8) return Invalid(kOp, "scale must be given if and only if values are int8");
+    if ((*x_scale != nullptr) != (is_int8 && activations_ == sparse::Activations::kStatic)) {
+      return Invalid(kOp, "x_scale must be given if and only if values are int8 and activations = 'static'");
+    }
+    args->activations = activations_;
+    args->activation = activation_;
+    args->y_stride = args->matrix.n;
+    return absl::OkStatus();
+  }
+
+  static absl::Status AllocateY(OpKernelContext* ctx, sparse::MatMulArgs* args) {
+    TensorShape y_shape = ctx->input(0).shape();
+    TF_RETURN_IF_ERROR(y_shape.SetDimWithStatus(y_shape.dims() - 1, args->matrix.n));
     Tensor* y = nullptr;
-    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, y_shape, &y));
-    args.y = y->data();
-    TensorFlowThreads threads(ctx);
-    Workspace workspace;
-    OP_REQUIRES_OK(ctx, workspace.Allocate(ctx, sparse::WorkspaceBytes(args, threads.NumThreads())));
-    sparse::MatMul(args, workspace.data(), &threads);
+    TF_RETURN_IF_ERROR(ctx->allocate_output(0, y_shape, &y));
+    args->y = y->data();
+    return absl::OkStatus();
   }
 
  private:
-  static constexpr const char* kOp = "Tfcompress>SparseMatMul";
   sparse::Activations activations_;
   Activation activation_;
   int64_t reach_;
   OptionalInputs optional_;
 };
 
-class SparseUnpackOp : public OpKernel {
+class SparseMatMulOp : public SparseMatMulBase {
  public:
-  explicit SparseUnpackOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
+  explicit SparseMatMulOp(OpKernelConstruction* ctx) : SparseMatMulBase(ctx) { OP_REQUIRES_OK(ctx, CheckTier(kOp)); }
+
+  void Compute(OpKernelContext* ctx) override {
+    sparse::MatMulArgs args;
+    const float* x_scale = nullptr;
+    OP_REQUIRES_OK(ctx, GetArgs(ctx, &args, &x_scale));
+    if (x_scale != nullptr) args.x_scale = *x_scale;
+    OP_REQUIRES_OK(ctx, Invalid(kOp, sparse::CheckInFeatures(args.matrix)));
+    OP_REQUIRES_OK(ctx, Invalid(kOp, sparse::CheckMatMul(&args)));
+    OP_REQUIRES_OK(ctx, AllocateY(ctx, &args));
+    TensorFlowThreads threads(ctx);
+    Workspace workspace;
+    OP_REQUIRES_OK(ctx, workspace.Allocate(ctx, sparse::WorkspaceBytes(args, threads.NumThreads())));
+    sparse::MatMul(args, workspace.data(), &threads);
+  }
+};
+
+class SparseUnpackBase : public OpKernel {
+ public:
+  explicit SparseUnpackBase(OpKernelConstruction* ctx) : OpKernel(ctx) {
     OP_REQUIRES_OK(ctx, ctx->GetAttr("in_features", &in_features_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("reach", &reach_));
     OP_REQUIRES_OK(ctx, optional_.Init(ctx, kOp, {"scale"}));
   }
 
-  void Compute(OpKernelContext* ctx) override {
-    sparse::Matrix matrix;
-    OP_REQUIRES_OK(ctx, GetMatrix(kOp, ctx->input(0), ctx->input(1), in_features_, reach_, &matrix));
-    OP_REQUIRES_OK(ctx, Invalid(kOp, sparse::CheckMatrix(&matrix)));
-    const float* scale;
-    OP_REQUIRES_OK(ctx, optional_.Get(ctx, 0, matrix.n, &scale));
-    Tensor* weights = nullptr;
-    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, TensorShape({in_features_, matrix.n}), &weights));
-    TensorFlowThreads threads(ctx);
-    sparse::Dequantize(matrix, scale, weights->flat<float>().data(), &threads);
+ protected:
+  static constexpr const char* kOp = "Tfcompress>SparseUnpack";
+
+  absl::Status GetArgs(OpKernelContext* ctx, sparse::Matrix* matrix, const float** scale) const {
+    TF_RETURN_IF_ERROR(GetMatrix(kOp, ctx->input(0), ctx->input(1), in_features_, reach_, matrix));
+    return optional_.Get(ctx, 0, matrix->n, scale);
+  }
+
+  absl::Status AllocateWeights(OpKernelContext* ctx, const sparse::Matrix& matrix, float** weights) const {
+    Tensor* tensor = nullptr;
+    TF_RETURN_IF_ERROR(ctx->allocate_output(0, TensorShape({in_features_, matrix.n}), &tensor));
+    *weights = tensor->flat<float>().data();
+    return absl::OkStatus();
   }
 
  private:
-  static constexpr const char* kOp = "Tfcompress>SparseUnpack";
   int64_t in_features_, reach_;
   OptionalInputs optional_;
 };
 
-class SparseValuesGradientOp : public OpKernel {
+class SparseUnpackOp : public SparseUnpackBase {
  public:
-  explicit SparseValuesGradientOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
-    OP_REQUIRES_OK(ctx, ctx->GetAttr("reach", &reach_));
-  }
+  using SparseUnpackBase::SparseUnpackBase;
 
   void Compute(OpKernelContext* ctx) override {
+    sparse::Matrix matrix;
+    const float* scale;
+    OP_REQUIRES_OK(ctx, GetArgs(ctx, &matrix, &scale));
+    OP_REQUIRES_OK(ctx, CheckHostMatrix(kOp, &matrix));
+    float* weights;
+    OP_REQUIRES_OK(ctx, AllocateWeights(ctx, matrix, &weights));
+    TensorFlowThreads threads(ctx);
+    sparse::Dequantize(matrix, scale, weights, &threads);
+  }
+};
+
+class SparseValuesGradientBase : public OpKernel {
+ public:
+  explicit SparseValuesGradientBase(OpKernelConstruction* ctx) : OpKernel(ctx) { OP_REQUIRES_OK(ctx, ctx->GetAttr("reach", &reach_)); }
+
+ protected:
+  static constexpr const char* kOp = "Tfcompress>SparseValuesGradient";
+
+  struct Args {
+    sparse::Matrix matrix;
+    const float* x;
+    const float* dz;
+    int64_t m;
+    float* gradient;
+  };
+
+  // All but gradient.
+  absl::Status GetArgs(OpKernelContext* ctx, Args* args) const {
     const Tensor& x = ctx->input(0);
     const Tensor& dz = ctx->input(1);
-    OP_REQUIRES_OK(ctx, CheckRank(kOp, "x", x, 2));
-    sparse::Matrix matrix;
-    OP_REQUIRES_OK(ctx, GetMatrix(kOp, ctx->input(2), ctx->input(3), x.dim_size(1), reach_, &matrix));
-    OP_REQUIRES_OK(ctx, Invalid(kOp, sparse::CheckMatrix(&matrix)));
-    OP_REQUIRES_OK(ctx, CheckShape(kOp, "dz", dz, TensorShape({x.dim_size(0), matrix.n})));
+    TF_RETURN_IF_ERROR(CheckRank(kOp, "x", x, 2));
+    TF_RETURN_IF_ERROR(GetMatrix(kOp, ctx->input(2), ctx->input(3), x.dim_size(1), reach_, &args->matrix));
+    TF_RETURN_IF_ERROR(CheckShape(kOp, "dz", dz, TensorShape({x.dim_size(0), args->matrix.n})));
+    args->x = x.flat<float>().data();
+    args->dz = dz.flat<float>().data();
+    args->m = x.dim_size(0);
+    return absl::OkStatus();
+  }
+
+  static absl::Status AllocateGradient(OpKernelContext* ctx, Args* args) {
     Tensor* gradient = nullptr;
-    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, ctx->input(3).shape(), &gradient));
-    TensorFlowThreads threads(ctx);
-    sparse::ValuesGradient(matrix, x.flat<float>().data(), dz.flat<float>().data(), x.dim_size(0), gradient->flat<float>().data(),
-                           &threads);
+    TF_RETURN_IF_ERROR(ctx->allocate_output(0, ctx->input(3).shape(), &gradient));
+    args->gradient = gradient->flat<float>().data();
+    return absl::OkStatus();
   }
 
  private:
-  static constexpr const char* kOp = "Tfcompress>SparseValuesGradient";
   int64_t reach_;
+};
+
+class SparseValuesGradientOp : public SparseValuesGradientBase {
+ public:
+  using SparseValuesGradientBase::SparseValuesGradientBase;
+
+  void Compute(OpKernelContext* ctx) override {
+    Args a;
+    OP_REQUIRES_OK(ctx, GetArgs(ctx, &a));
+    OP_REQUIRES_OK(ctx, CheckHostMatrix(kOp, &a.matrix));
+    OP_REQUIRES_OK(ctx, AllocateGradient(ctx, &a));
+    TensorFlowThreads threads(ctx);
+    sparse::ValuesGradient(a.matrix, a.x, a.dz, a.m, a.gradient, &threads);
+  }
 };
 
 REGISTER_KERNEL_BUILDER(Name("Tfcompress>SparseMatMul").Device(tensorflow::DEVICE_CPU), SparseMatMulOp);
 REGISTER_KERNEL_BUILDER(Name("Tfcompress>SparseUnpack").Device(tensorflow::DEVICE_CPU), SparseUnpackOp);
 REGISTER_KERNEL_BUILDER(Name("Tfcompress>SparseValuesGradient").Device(tensorflow::DEVICE_CPU), SparseValuesGradientOp);
+
+#ifdef TFCOMPRESS_WITH_CUDA
+class SparseMatMulCudaOp : public SparseMatMulBase {
+ public:
+  using SparseMatMulBase::SparseMatMulBase;
+
+  void Compute(OpKernelContext* ctx) override {
+    sparse::CudaMatMulArgs args;
+    OP_REQUIRES_OK(ctx, GetArgs(ctx, &args.matmul, &args.x_scale));
+    OP_REQUIRES_OK(ctx, Invalid(kOp, sparse::CheckCudaMatrix(args.matmul.matrix)));
+    OP_REQUIRES_OK(ctx, AllocateY(ctx, &args.matmul));
+    CudaContext cuda;
+    OP_REQUIRES_OK(ctx, cuda.Init(ctx, kOp));
+    void* workspace;
+    OP_REQUIRES_OK(ctx, cuda.Allocate(ctx, sparse::CudaWorkspaceBytes(args, cuda.device()), &workspace));
+    OP_REQUIRES_OK(ctx, LaunchStatus(kOp, sparse::CudaMatMul(args, workspace, cuda.device(), cuda.stream())));
+  }
+};
+
+class SparseUnpackCudaOp : public SparseUnpackBase {
+ public:
+  using SparseUnpackBase::SparseUnpackBase;
+
+  void Compute(OpKernelContext* ctx) override {
+    sparse::Matrix matrix;
+    const float* scale;
+    OP_REQUIRES_OK(ctx, GetArgs(ctx, &matrix, &scale));
+    OP_REQUIRES_OK(ctx, Invalid(kOp, sparse::CheckCudaMatrix(matrix)));
+    float* weights;
+    OP_REQUIRES_OK(ctx, AllocateWeights(ctx, matrix, &weights));
+    CudaContext cuda;
+    OP_REQUIRES_OK(ctx, cuda.Init(ctx, kOp));
+    OP_REQUIRES_OK(ctx, LaunchStatus(kOp, sparse::CudaDequantize(matrix, scale, weights, cuda.stream())));
+  }
+};
+
+class SparseValuesGradientCudaOp : public SparseValuesGradientBase {
+ public:
+  using SparseValuesGradientBase::SparseValuesGradientBase;
+
+  void Compute(OpKernelContext* ctx) override {
+    Args a;
+    OP_REQUIRES_OK(ctx, GetArgs(ctx, &a));
+    OP_REQUIRES_OK(ctx, Invalid(kOp, sparse::CheckCudaMatrix(a.matrix)));
+    OP_REQUIRES_OK(ctx, AllocateGradient(ctx, &a));
+    CudaContext cuda;
+    OP_REQUIRES_OK(ctx, cuda.Init(ctx, kOp));
+    OP_REQUIRES_OK(ctx, LaunchStatus(kOp, sparse::CudaValuesGradient(a.matrix, a.x, a.dz, a.m, a.gradient, cuda.stream())));
+  }
+};
+
+REGISTER_KERNEL_BUILDER(Name("Tfcompress>SparseMatMul").Device(tensorflow::DEVICE_GPU), SparseMatMulCudaOp);
+REGISTER_KERNEL_BUILDER(Name("Tfcompress>SparseUnpack").Device(tensorflow::DEVICE_GPU), SparseUnpackCudaOp);
+REGISTER_KERNEL_BUILDER(Name("Tfcompress>SparseValuesGradient").Device(tensorflow::DEVICE_GPU), SparseValuesGradientCudaOp);
+#endif
 
 }  // namespace
 }  // namespace tfcompress

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/cpu.h"
+#include "formats/int8/cuda.h"
 #include "formats/int8/int8.h"
 #include "formats/int8/kernels.h"
 #include "formats/sparse/kernels.h"
@@ -297,6 +298,39 @@ py::dict MeasurePeaksDict(int threads) {
   return dict;
 }
 
+// What would run on a GPU, which need not be there.
+py::dict Int8GpuPlan(int64_t m, int64_t k, int64_t n, int compute_capability, int multiprocessors, int64_t shared_bytes_per_block) {
+  if (m < 1 || k < 0 || k > int8::kMaxInFeatures || n < 1) {
+    throw py::value_error("`m` and `n` must be >= 1 and `k` from 0 to " + std::to_string(int8::kMaxInFeatures) + "; received " + std::to_string(m) +
+                          ", " + std::to_string(n) + " and " + std::to_string(k) + ".");
+  }
+  const CudaDevice device = {compute_capability, multiprocessors, shared_bytes_per_block};
+  int8::CudaMatMulArgs args;
+  args.matmul.m = m;
+  args.matmul.k = k;
+  args.matmul.n = n;
+  const int8::CudaWorkspace space = int8::LayOutWorkspace(args, device);
+  py::dict plan;
+  plan["quantized_first"] = space.x > 0;
+  plan["workspace_bytes"] = space.bytes;
+  if (m <= int8::kGemvRows) {
+    const int8::GemvPlan gemv = int8::PlanGemv(args.matmul, device);
+    plan["kernel"] = "GEMV";
+    plan["rows"] = int8::GemvRows(m);
+    plan["columns"] = gemv.columns;
+    plan["splits"] = 1;
+    plan["blocks"] = gemv.blocks;
+    return plan;
+  }
+  const int8::GemmPlan gemm = int8::PlanGemm(m, k, n, device);
+  plan["kernel"] = "GEMM";
+  plan["rows"] = int8::kGemmTiles[gemm.tile].rows;
+  plan["columns"] = int8::kGemmTiles[gemm.tile].columns;
+  plan["splits"] = gemm.splits;
+  plan["blocks"] = gemm.blocks;
+  return plan;
+}
+
 PYBIND11_MODULE(_kernels, m) {
   m.doc() = "The kernel library of tfcompress_ops on NumPy arrays.";
   m.def("int8_packed_size", &Int8PackedSize, py::arg("in_features"), py::arg("out_features"),
@@ -314,6 +348,8 @@ PYBIND11_MODULE(_kernels, m) {
         py::arg("threads") = 1, "The exact integer sums x_q @ w_q as int32 [M, N], and the scales of the rows of x as float32 [M].");
   m.def("cpu_info", &CpuInfoDict, "What the CPU is, which instruction-set tiers it runs, and which one is in force.");
   m.def("int8_variants", &Int8Variants, "Which inner steps each tier uses for int8 weights.");
+  m.def("int8_gpu_plan", &Int8GpuPlan, py::arg("m"), py::arg("k"), py::arg("n"), py::arg("compute_capability"), py::arg("multiprocessors"),
+        py::arg("shared_bytes_per_block"), "Which kernel and tile would multiply [m, k] by int8 weights [k, n] on a GPU.");
   m.def("sparse_pack", &SparsePack, py::arg("weights"), py::arg("reach") = 64,
         "Packs the nonzeros of float32, uint16 (bfloat16 bits) or int8 weights [K, N]: (structure, values).");
   m.def("sparse_unpack", &SparseUnpack, py::arg("structure"), py::arg("values"), py::arg("in_features"), py::arg("reach") = 64,

@@ -85,11 +85,18 @@ def _build() -> dict[str, str | None]:
         return dict.fromkeys(("tensorflow", "cuda", "type", "compiler", "op_library"))
     return {
         "tensorflow": config.TENSORFLOW_VERSION,
-        "cuda": config.CUDA_VERSION,
+        "cuda": _cuda(config.CUDA_VERSION, config.CUDA_ARCHS),
         "type": config.BUILD_TYPE,
         "compiler": config.COMPILER,
         "op_library": str(_loader.LIBRARY),
     }
+
+
+def _cuda(version: str | None, archs: tuple[int, ...]) -> str | None:
+    """Toolkit and compute capabilities of the GPU kernels, `None` where there are none."""
+    if version is None:
+        return None
+    return f"{version} (compute capabilities {', '.join(f'{a // 10}.{a % 10}' for a in archs)})"
 
 
 def _machine() -> dict[str, Any]:

@@ -183,21 +183,31 @@ std::vector<uint8_t> Packed::Structure() const {
   return structure;
 }
 
-std::string SetStructure(const uint8_t* structure, int64_t structure_bytes, Matrix* matrix) {
+bool PointInto(const uint8_t* structure, int64_t structure_bytes, Matrix* matrix) {
   Matrix& a = *matrix;
   a.n = OutFeatures(a.values_type, a.steps, structure_bytes);
-  if (a.n < 0) {
-    return "structure must have a size that goes with " + std::to_string(a.steps) + " steps of values; received " +
-           std::to_string(structure_bytes) + " bytes";
-  }
+  if (a.n < 0) return false;
   a.indices = structure;
   structure += a.steps * StepEntries(a.values_type);
   a.panels = reinterpret_cast<const int32_t*>(structure);
   a.order = a.panels + NumPanels(a.n) + 1;
   a.windows = reinterpret_cast<const uint16_t*>(a.order + a.n + 1);
-  const int64_t k = a.order[a.n];
-  if (k == a.k) return "";
-  return "in_features must be " + std::to_string(k) + ", as structure has it; received " + std::to_string(a.k);
+  return true;
+}
+
+std::string SetStructure(const uint8_t* structure, int64_t structure_bytes, Matrix* matrix) {
+  return PointInto(structure, structure_bytes, matrix) ? CheckInFeatures(*matrix) : StructureSizeError(matrix->steps, structure_bytes);
+}
+
+std::string CheckInFeatures(const Matrix& matrix) {
+  const int64_t k = matrix.order[matrix.n];
+  if (k == matrix.k) return "";
+  return "in_features must be " + std::to_string(k) + ", as structure has it; received " + std::to_string(matrix.k);
+}
+
+std::string StructureSizeError(int64_t steps, int64_t structure_bytes) {
+  return "structure must have a size that goes with " + std::to_string(steps) + " steps of values; received " + std::to_string(structure_bytes) +
+         " bytes";
 }
 
 std::string CheckMatrix(Matrix* matrix) {

@@ -88,11 +88,17 @@ struct Matrix {
   bool in_order = false;              // order[j] = j: CheckMatrix() finds it out
 };
 
-// Points windows, indices, panels and order into a structure, which is 4-byte aligned, and sets n. Empty, or what is wrong with its size or
-// with matrix->k, which must be the structure's.
+// Points windows, indices, panels and order into a structure, which is 4-byte aligned, and sets n, without reading it: it may be in a GPU's
+// memory. Returns false where no n goes with its size.
+bool PointInto(const uint8_t* structure, int64_t structure_bytes, Matrix* matrix);
+std::string StructureSizeError(int64_t steps, int64_t structure_bytes);
+// The same for a structure that can be read. Empty, or what is wrong with its size or with matrix->k, which must be
+// the structure's.
 std::string SetStructure(const uint8_t* structure, int64_t structure_bytes, Matrix* matrix);
 
-// Empty, or what is wrong.
+// Empty, or what is wrong: matrix.k must be the structure's.
+std::string CheckInFeatures(const Matrix& matrix);
+// Empty, or what is wrong with the rest.
 std::string CheckMatrix(Matrix* matrix);
 
 // A packed matrix that owns its arrays; values are the bytes of float, bfloat16 (uint16_t) or int8 values.

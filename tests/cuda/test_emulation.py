@@ -1,0 +1,126 @@
+"""Runs the GPU kernels' own source on the CPU, in the emulation of tests/cuda/cuda_emulation.h.
+
+No GPU and no CUDA toolkit. What this shows: results, out-of-bounds accesses, missing barriers and
+waits. What it cannot show: speed, and what nvcc makes of the source (test_machine_code.py).
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = ("int8_cuda_test_80", "int8_cuda_test_75", "sparse_cuda_test_80")
+SEEDS = (20_251, 7)
+LEAST_COVERAGE = 0.95
+
+# An off-by-one in the source, as an editor would make it: file, text, replacement.
+MUTATIONS = {
+    "last row of a tile": ("formats/int8/gemm.cu", "row < x_rows_, c);", "row + 1 < x_rows_, c);"),
+    "last group of K": (
+        "formats/int8/gemm.cu",
+        "c * kGroupsAtATime < groups_left_,",
+        "c * kGroupsAtATime <= groups_left_,",
+    ),
+    "last step of a panel": (
+        "formats/sparse/cuda.cu",
+        "for (; step < steps.end; ++step)",
+        "for (; step + 1 < steps.end; ++step)",
+    ),
+}
+
+
+def run(*command: str, cwd: Path = ROOT, check: bool = True) -> str:
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    output = result.stdout + result.stderr
+    assert not check or result.returncode == 0, f"{' '.join(command)}\n{output[-4000:]}"
+    return f"{output}\nexit status {result.returncode}"
+
+
+class Build:
+    """A copy of the source, so that it can be changed, and its programs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.source = folder / "source"
+        self._folder = folder / "build"
+        for name in ("csrc", "cmake", "tests/cuda", "tests/csrc"):
+            shutil.copytree(ROOT / name, self.source / name)
+        shutil.copy(ROOT / "CMakeLists.txt", self.source)
+        run(
+            *("cmake", "-S", str(self.source), "-B", str(self._folder), "-G", "Ninja"),
+            *("-DTFCOMPRESS_KERNELS_ONLY=ON", "-DTFCOMPRESS_CXX_TESTS=OFF"),
+            *("-DTFCOMPRESS_CUDA_EMULATION=ON", "-DCMAKE_CXX_FLAGS=-Werror"),
+            "-DCMAKE_CXX_FLAGS_RELEASE=-O1",
+            "-DTFCOMPRESS_EMULATION_FLAGS=-fsanitize=address,undefined;"
+            "-fno-sanitize-recover=all;--coverage",
+        )
+        self.programs = self._folder / "tests/cuda"
+        self.make("all")
+
+    def make(self, target: str) -> None:
+        run("cmake", "--build", str(self._folder), "--target", target)
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    return Build(tmp_path_factory.mktemp("emulation"))
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_kernels_compute_what_the_cpu_computes(build: Build, program: str) -> None:
+    for seed in SEEDS:
+        output = run(str(build.programs / program), "40", str(seed))
+        assert "\nOK\n" in output, output
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_barrier_and_wait_is_needed(build: Build, program: str) -> None:
+    """Each is left out in turn; wrong results or a report must follow."""
+    output = run(str(build.programs / program), "faults")
+    caught = output.count(": caught")
+    assert "\nOK\n" in output, output
+    assert caught >= 4, output
+
+
+def test_coverage_of_the_kernels(build: Build) -> None:
+    """Of the lines of the .cu and .cuh files, at least 95 % ran in the tests above."""
+    gcov = shutil.which("gcov")
+    if gcov is None:
+        pytest.skip("gcov is not installed")
+    counts: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+    for data in build.programs.rglob("*.gcda"):
+        output = run(gcov, "--json-format", "--stdout", str(data), cwd=data.parent)
+        for line in output.splitlines():
+            if not line.startswith("{"):
+                continue
+            for file in json.loads(line)["files"]:
+                name = os.path.normpath(os.path.join(data.parent, file["file"]))
+                if name.endswith((".cu", ".cuh")) and "csrc" in name:
+                    for entry in file["lines"]:
+                        counts[name][entry["line_number"]] += entry["count"]
+    assert len(counts) >= 5, sorted(counts)
+    for name, lines in counts.items():
+        missed = sorted(number for number, count in lines.items() if count == 0)
+        share = 1 - len(missed) / len(lines)
+        assert share >= LEAST_COVERAGE, f"{name}: {share:.1%} of its lines ran, not {missed}"
+
+
+# After the coverage test, whose counts a changed source would spoil.
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_an_off_by_one_is_caught(build: Build, name: str) -> None:
+    path, text, replacement = MUTATIONS[name]
+    source = build.source / "csrc" / path
+    original = source.read_text()
+    assert original.count(text) == 1, f"{text!r} is no longer in {path}"
+    try:
+        source.write_text(original.replace(text, replacement))
+        program = f"{Path(path).parts[1]}_cuda_test_80"
+        build.make(program)
+        output = run(str(build.programs / program), "10", "1", check=False)
+        assert "exit status 0" not in output, output
+    finally:
+        source.write_text(original)

@@ -1,0 +1,202 @@
+"""What nvcc makes of the GPU kernels: skipped where nvcc or NVIDIA's disassembler is missing.
+
+The disassembler comes from PyPI: nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm. Architectures are
+those of TFCOMPRESS_TEST_CUDA_ARCHS, for instance "75 80 86 89 90 100 120" (default: 80, in 15 s).
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = (
+    "base/quantize_rows",
+    "formats/int8/cuda",
+    "formats/int8/float_gemm",
+    "formats/int8/gemm",
+    "formats/int8/gemv",
+    "formats/sparse/cuda",
+)
+ARCHS = tuple(os.environ.get("TFCOMPRESS_TEST_CUDA_ARCHS", "80").split())
+REGISTERS = 65_536  # of a multiprocessor, on every architecture
+
+nvcc = shutil.which("nvcc")
+pytestmark = pytest.mark.skipif(nvcc is None, reason="nvcc is not installed")
+
+
+@dataclass(frozen=True)
+class Cubin:
+    path: Path
+    log: str  # of ptxas -v
+
+
+def compile_source(source: str, arch: str, folder: Path) -> Cubin:
+    path = folder / f"{source.replace('/', '_')}_{arch}.cubin"
+    command = [str(nvcc), "-std=c++17", "-O3", "-fmad=false", f"-I{ROOT / 'csrc'}"]
+    command += [f"-arch=sm_{arch}", "-cubin", "-Xptxas=-v", "-Werror=all-warnings"]
+    command += [str(ROOT / "csrc" / f"{source}.cu"), "-o", str(path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-4000:]
+    return Cubin(path, result.stderr)
+
+
+@pytest.fixture(scope="module", params=ARCHS)
+def arch(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def cubins(arch: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cubin]:
+    """Every source, compiled without warnings."""
+    folder = tmp_path_factory.mktemp(f"sm_{arch}")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        compiled = pool.map(lambda source: compile_source(source, arch, folder), SOURCES)
+        return dict(zip(SOURCES, compiled, strict=True))
+
+
+def test_nothing_spills(cubins: dict[str, Cubin]) -> None:
+    for source, cubin in cubins.items():
+        spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", cubin.log)
+        assert spills, cubin.log
+        assert set(spills) == {("0", "0")}, f"{source}: {cubin.log}"
+
+
+def kernels_and_registers(log: str) -> Iterator[tuple[str, int]]:
+    for name, rest in re.findall(r"Compiling entry function '(\w+)'(.*?)Compile time", log, re.S):
+        yield name, int(re.findall(r"Used (\d+) registers", rest)[0])
+
+
+def gemm_tiles() -> list[tuple[int, int]]:
+    """Threads, and blocks of a multiprocessor, that the tile table claims."""
+    header = (ROOT / "csrc/formats/int8/cuda.h").read_text()
+    table = header[header.index("kGemmTiles[] = {") :]
+    rows = re.findall(r"^    \{(\d+), (\d+), (\d+), (\d+), (\d+), (\d+), \"", table, re.M)
+    tiles = [tuple(map(int, row)) for row in rows]
+    return [(r // wr * (c // wc) * 32, blocks) for r, c, wr, wc, _, blocks in tiles]
+
+
+def test_registers_allow_what_the_tile_table_claims(cubins: dict[str, Cubin]) -> None:
+    tiles = gemm_tiles()
+    registers = {
+        int(match[1]): used
+        for name, used in kernels_and_registers(cubins["formats/int8/gemm"].log)
+        if (match := re.search(r"GemmKernelILi(\d+)E", name))
+    }
+    assert len(registers) == len(tiles)
+    for tile, (threads, blocks) in enumerate(tiles):
+        # Registers are handed out to warps by 8 for a thread.
+        assert (registers[tile] + 7) // 8 * 8 * threads * blocks <= REGISTERS, (tile, registers)
+
+
+def disassembler() -> str | None:
+    """cuobjdump, from the PATH or from NVIDIA's packages; nvdisasm must be beside it."""
+    found = shutil.which("cuobjdump")
+    if found is not None:
+        return found
+    packages = Path(sysconfig.get_path("purelib")) / "nvidia"
+    return next((str(path) for path in packages.glob("**/bin/cuobjdump")), None)
+
+
+@pytest.fixture(scope="module")
+def machine_code(cubins: dict[str, Cubin]) -> dict[str, dict[str, list[tuple[int, str]]]]:
+    """Of each source, of each kernel: addresses and instructions."""
+    cuobjdump = disassembler()
+    if cuobjdump is None:
+        pytest.skip("nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm are not installed")
+    path = os.pathsep.join([str(Path(cuobjdump).parent), os.environ["PATH"]])
+    code: dict[str, dict[str, list[tuple[int, str]]]] = {}
+    for source, cubin in cubins.items():
+        text = subprocess.run(
+            [cuobjdump, "-sass", str(cubin.path)],
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        functions = re.split(r"Function : ", text)[1:]
+        code[source] = {
+            function.split()[0]: [
+                (int(address, 16), instruction.strip())
+                for address, instruction in re.findall(
+                    r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?);", function, re.M
+                )
+            ]
+            for function in functions
+        }
+    return code
+
+
+def operation(instruction: str) -> str:
+    return re.sub(r"^@!?U?P\w+ ", "", instruction).split()[0]
+
+
+def innermost_loop(code: list[tuple[int, str]], containing: str) -> list[str]:
+    """The shortest loop with such an instruction, by its backward branch."""
+    loops = []
+    for address, instruction in code:
+        branch = re.search(r"\bBRA\b.*?(0x[0-9a-f]+)", instruction)
+        if branch and (start := int(branch[1], 16)) < address:
+            body = [operation(text) for at, text in code if start <= at <= address]
+            if any(op.startswith(containing) for op in body):
+                loops.append(body)
+    assert loops, f"no loop with {containing}"
+    return min(loops, key=len)
+
+
+def test_gemm_feeds_tensor_cores(
+    machine_code: dict[str, dict[str, list[tuple[int, str]]]], arch: str
+) -> None:
+    """The large tiles: at least 6 of 10 instructions multiply or load what is multiplied."""
+    kernels = machine_code["formats/int8/gemm"]
+    for tile in (3, 4):
+        name = next(name for name in kernels if f"GemmKernelILi{tile}E" in name)
+        loop = [op for op in innermost_loop(kernels[name], "IMMA") if op != "NOP"]
+        counts = Counter(op.split(".")[0] for op in loop)
+        # A warp's 64 x 64 x 64: 64 of mma.m16n8k32, or four times as many of Turing's m8n8k16.
+        assert counts["IMMA"] == (64 if int(arch) >= 80 else 256), counts
+        feeding = sum(counts[op] for op in ("IMMA", "LDS", "LDSM", "LDGSTS", "LDG", "STS"))
+        least = 0.6 if (tile, arch) != (3, "90") else 0.58
+        assert feeding / len(loop) >= least, f"tile {tile}: {feeding} of {len(loop)}, {counts}"
+
+
+def test_gemv_multiplies_bytes_and_loads_16(
+    machine_code: dict[str, dict[str, list[tuple[int, str]]]],
+) -> None:
+    kernels = machine_code["formats/int8/gemv"]
+    integer = {name: code for name, code in kernels.items() if "IntegerGemv" in name}
+    assert len(integer) == 8
+    for name, code in integer.items():
+        loop = innermost_loop(code, "IDP")
+        rows = int(re.findall(r"KernelILi(\d)E", name)[0])
+        batch = 2 if rows == 8 else 4
+        assert sum(op.startswith("IDP.4A") for op in loop) == 4 * rows * batch, name
+        loads = [op for op in loop if op.startswith("LDG")]
+        assert len(loads) == batch, (name, loads)
+        assert all(".128" in op for op in loads), (name, loads)
+
+
+def test_sparse_loads_values_by_16_bytes(
+    machine_code: dict[str, dict[str, list[tuple[int, str]]]],
+) -> None:
+    kernels = machine_code["formats/sparse/cuda"]
+    for name, code in kernels.items():
+        if "GatherKernel" in name or "ColumnsKernel" in name:
+            assert any(".128" in operation(text) and "LDG" in text for _, text in code), name
+
+
+def test_no_local_memory(
+    machine_code: dict[str, dict[str, list[tuple[int, str]]]],
+) -> None:
+    for kernels in machine_code.values():
+        for name, code in kernels.items():
+            local = [text for _, text in code if operation(text).split(".")[0] in ("LDL", "STL")]
+            assert local == [], f"{name}: {local[:3]}"
