@@ -175,8 +175,8 @@ def test_inside_a_functional_model(tmp_path):
     loaded = keras.saving.load_model(tmp_path / "small.keras")
     assert_close(loaded(X), small(X), 1e-6)
     small.export(tmp_path / "exported", verbose=False)
-    served = tf.saved_model.load(tmp_path / "exported").serve(X)
-    assert_close(served, small(X), 1e-5)
+    served = tf.saved_model.load(tmp_path / "exported")
+    assert_close(served.serve(X), small(X), 1e-5)
 
 
 def test_decompress(model):

@@ -39,7 +39,7 @@ def compress(
     Layers that have no compressed counterpart, those already compressed, and those that share a
     variable with another layer are copied; `tfc.report` gives the reasons. A BatchNormalization
     that follows a compressed layer is folded into its weights, and an activation that follows is
-    done in the same op; an Identity of the same name takes their place.
+    done in the same op; a `layers.Absorbed` of the same name takes their place.
 
     Args:
         model: A built model of any kind: Sequential, Functional, or subclassed.
@@ -89,9 +89,11 @@ def compress(
     notes = _absorbed_notes(absorbed)
 
     def replace(layer: Layer) -> Layer | None:
-        inside = set(layer._flatten_layers())
-        if isinstance(layer, CompositeLayer) and not wanted.keys() & inside:
-            return layer.to_layer()
+        if isinstance(layer, CompositeLayer):
+            inside = layer._flatten_layers()
+            if not any(sub in wanted or isinstance(sub, CompressedLayer) for sub in inside):
+                return layer.to_layer()
+            return None
         if layer not in wanted:
             return None
         path, format_ = wanted[layer]
@@ -254,20 +256,21 @@ def _choose(model: keras.Model, formats: Formats) -> dict[str, Format]:
     for pattern, value in patterns.items():
         _check_pattern(pattern, value, paths, reasons)
     chosen: dict[Layer, tuple[str, Format]] = {}
-    left: set[Layer] = set()
+    left: dict[Layer, str] = {}
     for pattern, value in patterns.items():
         for path in matching(pattern, paths):
             layer = paths[path]
             if layer in chosen or layer in left:
                 continue
             cls = replacement(layer)
-            if value is None or cls is None or reasons.against(layer, value) is not None:
-                left.add(layer)
+            reason = reasons.against(layer, value)
+            if value is None or cls is None or reason is not None:
+                left[layer] = reason or "`formats` leaves it as it is"
             else:
                 chosen[layer] = path, cls.format_for(value) or value
     if not chosen:
         listed = "".join(
-            f"\n  {path}: {reasons.against(layer) or '`formats` leaves it as it is'}"
+            f"\n  {path}: {left.get(layer, 'no pattern of `formats` matches it')}"
             for path, layer in paths.items()
         )
         raise ValueError(

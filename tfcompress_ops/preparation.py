@@ -2,7 +2,7 @@
 
 Layers of several matrices are split into layers of one each (`tfcompress_ops.layers.composite`).
 A BatchNormalization that follows a layer is folded into its weights, and an activation that follows
-it is done by it, in the same op. Both leave an Identity of the same name behind, so that layers,
+it is done by it, in the same op. Both leave an `Absorbed` of the same name behind, so that layers,
 names and outputs stay where they were.
 """
 
@@ -14,6 +14,7 @@ import keras
 import numpy as np
 from keras.layers import Layer
 
+from tfcompress_ops.layers.absorbed import Absorbed
 from tfcompress_ops.layers.composite import CompositeLayer, composite
 from tfcompress_ops.layers.layer import refusal, replacement
 from tfcompress_ops.ops import fused_activation_name
@@ -65,7 +66,7 @@ def absorb(
         accept: Takes the path of a layer that could be folded, and tells whether it is.
 
     Returns:
-        A copy, or `model` itself where nothing is to fold, and the path of each Identity that was
+        A copy, or `model` itself where nothing is to fold, and the path of each `Absorbed` that was
         left behind to that of the layer that does its work.
     """
     paths = {layer: path for path, layer in reversed(all_paths(model).items())}
@@ -78,7 +79,7 @@ def absorb(
             if result is None:
                 break
             folded = result
-            new_layers[after] = keras.layers.Identity(
+            new_layers[after] = Absorbed(
                 name=after.name, dtype=after.dtype_policy, trainable=after.trainable
             )
             absorbed[paths[after]] = paths[layer]
@@ -93,9 +94,7 @@ def absorb_like(original: keras.Model, compressed: keras.Model) -> keras.Model:
     """Folds in a model what is folded in its compressed form."""
     after = all_paths(compressed)
     layers = [layer for layer in layer_paths(original).values() if refusal(layer) is None]
-    return absorb(
-        original, layers, lambda path: isinstance(after.get(path), keras.layers.Identity)
-    )[0]
+    return absorb(original, layers, lambda path: isinstance(after.get(path), Absorbed))[0]
 
 
 def _followers(model: keras.Model, layer: Layer) -> list[Layer]:

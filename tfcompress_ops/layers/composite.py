@@ -22,6 +22,8 @@ class CompositeLayer(abc.ABC):
     It computes what the Keras layer of the same name computes, and has its config.
     """
 
+    __slots__ = ()  # mixed into a Keras class without a layout of its own
+
     replaces: ClassVar[type[Layer]]
 
     @classmethod

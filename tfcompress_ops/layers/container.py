@@ -14,6 +14,7 @@ from tfcompress_ops.structure import Hop, held, is_graph
 
 _NAME = "Container"
 _PACKAGE = "tfcompress"
+_METHODS = ("get_config", "from_config", "get_build_config")
 _CLASSES: dict[type[Layer], type["Container"]] = {}
 
 
@@ -26,6 +27,8 @@ class Container:
     config holds that of the layer as its code makes it, and the layers that were put in, with the
     places where they belong. It stays an instance of its own class, whose methods it runs.
     """
+
+    __slots__ = ()  # mixed into a Keras class without a layout of its own
 
     original: ClassVar[type[Layer]]
 
@@ -119,8 +122,10 @@ def is_replaced(layer: Layer) -> bool:
 
 def _container_class(plain: type[Layer]) -> type[Container]:
     if plain not in _CLASSES:
-        namespace = {"original": plain, "__module__": plain.__module__, "__doc__": plain.__doc__}
-        cls = type(plain.__name__, (Container, plain), namespace)
+        # An instance can change to a class whose first base is its own and that adds only methods.
+        methods = {name: vars(Container)[name] for name in _METHODS}
+        names = {"original": plain, "__module__": plain.__module__, "__doc__": plain.__doc__}
+        cls = type(plain.__name__, (plain, Container), {**names, **methods})
         # Found in files by the name of the mixin, whatever class it is mixed into.
         keras.saving.register_keras_serializable(_PACKAGE, _NAME)(cls)
         keras.saving.register_keras_serializable(_PACKAGE, _NAME)(Container)

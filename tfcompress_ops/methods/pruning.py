@@ -88,7 +88,10 @@ def refusal(layer: Layer) -> str | None:
         return "its weights are packed already"
     reason = layers_lib.refusal(layer)
     if reason is None and float_kernel(layer) is None:
-        return "Keras has quantised it, or LoRA weights add to its kernel; prune it before"
+        return (
+            "Keras has quantised it, or LoRA weights add to its kernel (prune it before), or it is "
+            "a table by which nothing is multiplied"
+        )
     return reason
 
 
