@@ -8,10 +8,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
 from keras.layers import Layer
+from rich.console import Console
+from rich.progress import track
 
 from tfcompress_ops import formats as formats_lib
 from tfcompress_ops.break_even import alternative
+from tfcompress_ops.formats.calibration import METHODS
 from tfcompress_ops.formats.format import Format
 from tfcompress_ops.layers.composite import CompositeLayer, split_refusal
 from tfcompress_ops.layers.layer import CompressedLayer, refusal, replacement
@@ -30,6 +35,8 @@ def compress(
     calibration_data: Any = None,
     *,
     batch_size: int | None = 32,
+    calibration: str = "max",
+    progress: bool | None = None,
 ) -> keras.Model:
     """Makes a model whose layers keep their weights in compressed formats.
 
@@ -58,6 +65,10 @@ def compress(
             (`tfc.Sparse`) is timed at this batch size, on this machine. Where it has too few zeros
             to pay, it stays dense, or with int8 values becomes dense int8; `tfc.report` says so.
             `None`: every layer gets its format, whatever it costs.
+        calibration: How a range is found from `calibration_data`. `"max"`: the largest magnitude.
+            `"percentile"`: that which 99.99 % of the magnitudes do not exceed. `"mse"`: that which
+            makes the mean squared error of int8 inputs least. What is beyond the range saturates.
+        progress: Whether calibration shows a progress bar on stderr; `None`: on a terminal.
 
     Returns:
         A new model.
@@ -83,14 +94,14 @@ def compress(
     plain, absorbed = absorb(plain, [layers[path] for path in chosen])
     layers = layer_paths(plain)
     wanted = {layers[path]: (path, format_) for path, format_ in chosen.items()}
-    calibration = _calibrate(
-        plain, {layer: format_ for layer, (_, format_) in wanted.items()}, calibration_data
-    )
+    formats_of = {layer: format_ for layer, (_, format_) in wanted.items()}
+    ranges = calibrate(plain, formats_of, calibration_data, calibration, progress)
     notes = _absorbed_notes(absorbed)
 
     def replace(layer: Layer) -> Layer | None:
         if isinstance(layer, CompositeLayer):
-            inside = layer._flatten_layers()
+            this: Any = layer
+            inside = this._flatten_layers()
             if not any(sub in wanted or isinstance(sub, CompressedLayer) for sub in inside):
                 return layer.to_layer()
             return None
@@ -98,7 +109,7 @@ def compress(
             return None
         path, format_ = wanted[layer]
         try:
-            new = _compressed(layer, format_, calibration.get(layer), batch_size)
+            new = _compressed(layer, format_, ranges.get(layer), batch_size)
         except ValueError as error:
             raise ValueError(f"Layer {path!r} cannot be compressed: {error}") from error
         note = ". ".join(filter(None, [note_of(new), notes.get(path)]))
@@ -340,8 +351,31 @@ def _check_pattern(
         )
 
 
-def _calibrate(model: keras.Model, chosen: Mapping[Layer, Format], data: Any) -> dict[Layer, Any]:
-    """Runs the model on the data once and gathers what each format wants to know of its inputs."""
+def calibrate(
+    model: keras.Model,
+    chosen: Mapping[Layer, Format],
+    data: Any,
+    method: str = "max",
+    progress: bool | None = None,
+) -> dict[Layer, Any]:
+    """Runs a model on data once and gathers what formats want to know of layers' inputs.
+
+    Args:
+        model: A plain model.
+        chosen: Layers in it and the formats that they are to have.
+        data: See `compress`.
+        method: See `compress`.
+        progress: See `compress`.
+
+    Returns:
+        The calibration of each layer whose format needs one.
+
+    Raises:
+        ValueError: If data is needed and missing, empty, not what the model takes, or does not
+            reach a layer.
+    """
+    if method not in METHODS:
+        raise ValueError(f"`calibration` must be one of {sorted(METHODS)}; received {method!r}.")
     targets = {layer: format_ for layer, format_ in chosen.items() if format_.needs_calibration}
     if not targets:
         return {}
@@ -352,22 +386,39 @@ def _calibrate(model: keras.Model, chosen: Mapping[Layer, Format], data: Any) ->
             f"{next(iter(targets)).name!r}. Pass a few hundred typical inputs, or use a format "
             "with activations='dynamic'."
         )
-    states: dict[Layer, Any] = {}
+    observers = {layer: METHODS[method](format_) for layer, format_ in targets.items()}
 
-    def watcher(layer: Layer) -> Callable[[Any, Any], None]:
-        def observe(inputs: Any, outputs: Any) -> None:
-            del outputs
-            states[layer] = targets[layer].observe(states.get(layer), inputs)
+    def watcher(observer: Any) -> Callable[[Any, Any], None]:
+        return lambda inputs, outputs: observer.observe(inputs)
 
-        return observe
-
-    with watching({layer: watcher(layer) for layer in targets}):
-        for batch in batches(data, _CALIBRATION_BATCH):
-            model(batch, training=False)
-    missed = [layer.name for layer in targets if layer not in states]
+    with watching({layer: watcher(observer) for layer, observer in observers.items()}):
+        for batch in _shown(batches(data, _CALIBRATION_BATCH), data, progress):
+            _run(model, batch)
+    missed = [layer.name for layer, observer in observers.items() if not observer.seen]
     if missed:
         raise ValueError(
             "`calibration_data` must hold a batch that reaches every layer; no input of "
             f"{missed} was seen."
         )
-    return states
+    return {layer: observer.calibration() for layer, observer in observers.items()}
+
+
+def _run(model: keras.Model, batch: Any) -> None:
+    try:
+        model(batch, training=False)
+    except (ValueError, TypeError, KeyError, tf.errors.InvalidArgumentError) as error:
+        shapes = keras.tree.map_structure(lambda leaf: tuple(np.shape(leaf)), batch)
+        raise ValueError(
+            f"`calibration_data` must hold inputs as {model.name!r} takes them; received a batch "
+            f"of shape {shapes}: {error}"
+        ) from error
+
+
+def _shown(batches_: Iterable[Any], data: Any, progress: bool | None) -> Iterable[Any]:
+    """Shows on stderr how far an iteration is: where that is a terminal, unless told."""
+    console = Console(stderr=True)
+    shown = console.is_terminal if progress is None else progress
+    leaves = keras.tree.flatten(data)
+    arrays = bool(leaves) and all(hasattr(leaf, "shape") for leaf in leaves)
+    total = -(-len(leaves[0]) // _CALIBRATION_BATCH) if arrays else None
+    yield from track(batches_, "Calibrating", total=total, console=console, disable=not shown)

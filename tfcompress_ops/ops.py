@@ -309,7 +309,6 @@ def patches(x: Any, first: Any, rows: Any, geometry: Geometry) -> tf.Tensor:
     )
 
 
-@tf.RegisterGradient("Tfcompress>Patches")
 def _patches_gradient(op: Any, dy: tf.Tensor) -> list[tf.Tensor | None]:
     x, first, _ = op.inputs
     names = ("kernel_size", "strides", "dilations")
@@ -321,6 +320,9 @@ def _patches_gradient(op: Any, dy: tf.Tensor) -> list[tf.Tensor | None]:
         **{name: op.get_attr(name) for name in names},
     )
     return [tf.cast(dx, x.dtype), None, None]
+
+
+tf.RegisterGradient("Tfcompress>Patches")(_patches_gradient)
 
 
 def _check_x(x: Any) -> tf.Tensor:

@@ -100,7 +100,9 @@ class _Rebuilder:
             return self._copies[layer]
         if is_graph(layer):
             inside, self._inside = self._inside, 0
-            new = keras.models.clone_model(layer, clone_function=self.clone)
+            new = keras.models.clone_model(
+                layer, clone_function=self.clone, input_tensors=_inputs_like(layer)
+            )
             self._inside = inside
         else:
             new = self._replace(layer) if isinstance(layer, Layer) else None
@@ -207,6 +209,22 @@ def _tracking_as_of(value: Any) -> contextlib.AbstractContextManager[Any]:
     """For setting an attribute as it was set: plain lists and dicts are not followed by Keras."""
     plain = type(value) in (list, dict, set, OrderedDict)
     return tracking.DotNotTrackScope() if plain else contextlib.nullcontext()
+
+
+def _inputs_like(model: Any) -> Any:
+    """Inputs for a copy of a Functional model, of the same names; `None` for a Sequential one."""
+    if isinstance(model, keras.Sequential):
+        return None
+
+    def like(tensor: Any) -> Any:
+        return keras.Input(
+            batch_shape=tensor.shape,
+            dtype=tensor.dtype,
+            sparse=tensor.sparse,
+            name=tensor._keras_history.operation.name,
+        )
+
+    return keras.tree.map_structure(like, model.input)
 
 
 def copy_variables(old: Layer, new: Layer) -> None:

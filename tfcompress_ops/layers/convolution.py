@@ -22,8 +22,14 @@ class _Convolution(KernelLayer):
     rank: int
 
     own_arguments = (
-        *("filters", "kernel_size", "strides", "padding", "data_format", "dilation_rate"),
-        *("groups", "use_bias"),
+        "filters",
+        "kernel_size",
+        "strides",
+        "padding",
+        "data_format",
+        "dilation_rate",
+        "groups",
+        "use_bias",
     )
 
     def __init__(
@@ -111,9 +117,9 @@ class _Convolution(KernelLayer):
         """
         x = tf.cast(inputs, self.compute_dtype)
         if all(size == 1 for size in self.kernel_size):
-            steps = [slice(None, None, stride) for stride in self.strides]
             if any(stride != 1 for stride in self.strides):
-                x = x[(slice(None), *steps)]
+                steps = [slice(None, None, stride) for stride in (1, *self.strides)]
+                x = x[tuple(steps)]
             return self.matmul(x, self.activation)
         if self.rank == 1:
             return tf.squeeze(self._windows(x[:, tf.newaxis], lead=(1,)), 1)

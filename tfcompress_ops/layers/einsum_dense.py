@@ -155,9 +155,9 @@ class EinsumDense(KernelLayer):
         """Brings what is summed over to the front."""
         equation = _Equation.parse(layer.equation)
         order = [equation.kernel.index(x) for x in equation.contracted + equation.free]
-        moved = kernel.transpose(order)
+        moved = np.transpose(kernel, order)
         rows = math.prod(moved.shape[: len(equation.contracted)])
-        return moved.reshape(rows, kernel.size // max(rows, 1))
+        return np.reshape(moved, (rows, kernel.size // max(rows, 1)))
 
     @classmethod
     def from_matrix(
@@ -167,7 +167,7 @@ class EinsumDense(KernelLayer):
         equation = _Equation.parse(layer.equation)
         order = [equation.kernel.index(x) for x in equation.contracted + equation.free]
         moved = matrix.reshape([shape[axis] for axis in order])
-        return moved.transpose(np.argsort(order))
+        return np.transpose(moved, np.argsort(order))
 
     def _sizes(self, input_shape: Any) -> dict[str, int | None]:
         """Size of each axis by its label."""

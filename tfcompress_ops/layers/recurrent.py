@@ -18,6 +18,8 @@ class _Cell(CompositeLayer):
     __slots__ = ()  # mixed into a Keras class without a layout of its own
 
     gates: int
+    input_projection: Any
+    recurrent_projection: Any
 
     @classmethod
     def split_refusal(cls, layer: Any) -> str | None:
@@ -27,11 +29,11 @@ class _Cell(CompositeLayer):
     def build(self, input_shape: Any) -> None:
         """Makes the fully connected layers."""
         this: Any = self
-        self.split_input_shape = tuple(input_shape)
-        self.input_projection = self._projection(
+        this.split_input_shape = tuple(input_shape)
+        this.input_projection = self._projection(
             "kernel", this.kernel_initializer, this.kernel_regularizer, this.kernel_constraint
         )
-        self.recurrent_projection = self._projection(
+        this.recurrent_projection = self._projection(
             "recurrent_kernel",
             this.recurrent_initializer,
             this.recurrent_regularizer,

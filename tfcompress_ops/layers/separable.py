@@ -12,6 +12,8 @@ class _Separable(CompositeLayer):
 
     __slots__ = ()  # mixed into a Keras class without a layout of its own
 
+    depthwise: Any
+    pointwise: Any
     parts: ClassVar[tuple[type[keras.layers.Layer], type[keras.layers.Layer]]]
 
     @classmethod
@@ -24,8 +26,8 @@ class _Separable(CompositeLayer):
         """Makes the two convolutions."""
         this: Any = self
         depthwise, pointwise = self.parts
-        self.split_input_shape = tuple(input_shape)
-        self.depthwise = depthwise(
+        this.split_input_shape = tuple(input_shape)
+        this.depthwise = depthwise(
             this.kernel_size,
             strides=this.strides,
             padding=this.padding,
@@ -38,7 +40,7 @@ class _Separable(CompositeLayer):
             dtype=this.dtype_policy,
             name="depthwise",
         )
-        self.pointwise = pointwise(
+        this.pointwise = pointwise(
             this.filters,
             1,
             activation=this.activation,
@@ -52,8 +54,8 @@ class _Separable(CompositeLayer):
             dtype=this.dtype_policy,
             name="pointwise",
         )
-        self.depthwise.build(input_shape)
-        self.pointwise.build(self.depthwise.compute_output_shape(input_shape))
+        this.depthwise.build(input_shape)
+        this.pointwise.build(this.depthwise.compute_output_shape(input_shape))
 
     def call(self, inputs: Any) -> Any:
         """Convolves each channel, then mixes them."""
