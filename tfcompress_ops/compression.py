@@ -37,6 +37,7 @@ def compress(
     batch_size: int | None = 32,
     calibration: str = "max",
     progress: bool | None = None,
+    **search: Any,
 ) -> keras.Model:
     """Makes a model whose layers keep their weights in compressed formats.
 
@@ -50,7 +51,8 @@ def compress(
 
     Args:
         model: A built model of any kind: Sequential, Functional, or subclassed.
-        formats: A format (or its name) for every layer that can be compressed, or a mapping from
+        formats: `"auto"` (see `search`), a format (or its name) for every layer that can be
+            compressed, or a mapping from
             glob patterns over layer paths to a format or `None`, which leaves a layer as it is. The
             first pattern that matches wins; a layer that none matches stays as it is. The path of
             layer `dense_1` in a nested model `encoder` is `"encoder/dense_1"`, and what a custom
@@ -69,6 +71,14 @@ def compress(
             `"percentile"`: that which 99.99 % of the magnitudes do not exceed. `"mse"`: that which
             makes the mean squared error of int8 inputs least. What is beyond the range saturates.
         progress: Whether calibration shows a progress bar on stderr; `None`: on a terminal.
+        **search: With `formats="auto"`, which chooses formats by measurement: `data` (pairs of
+            inputs and targets, as two arrays or batches), `metric` (a function of targets and
+            outputs, more is better; `"accuracy"`; `None`: 1 less the relative error of the
+            outputs), `max_drop=0.01` of the metric, `objective="latency"` or `"size"`, and
+            `candidates`, formats to try (`None`: all variants of all). Each candidate is timed on
+            each layer at `batch_size`, and its effect on the metric measured; the plan that gains
+            most within the budget is verified as a whole, and is never slower than the original.
+            `tfc.search_report(model)` tells what was tried.
 
     Returns:
         A new model.
@@ -86,6 +96,14 @@ def compress(
         Int8(activations='dynamic', center=False)
     """
     check_model(model)
+    if isinstance(formats, str) and formats == "auto":
+        from tfcompress_ops.search import auto  # which builds on this module
+
+        return auto(model, batch_size=batch_size or 32, **search)
+    if search:
+        raise TypeError(
+            f"`formats` must be 'auto' for the options {sorted(search)}; received {formats!r}."
+        )
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(f"`batch_size` must be a positive integer; received {batch_size!r}.")
     plain = split(model)
@@ -96,24 +114,43 @@ def compress(
     wanted = {layers[path]: (path, format_) for path, format_ in chosen.items()}
     formats_of = {layer: format_ for layer, (_, format_) in wanted.items()}
     ranges = calibrate(plain, formats_of, calibration_data, calibration, progress)
+    new_layers = {}
+    for layer, (path, format_) in wanted.items():
+        try:
+            new_layers[layer] = _compressed(layer, format_, ranges.get(layer), batch_size)
+        except ValueError as error:
+            raise ValueError(f"Layer {path!r} cannot be compressed: {error}") from error
+    return assemble(plain, new_layers, absorbed)
+
+
+def assemble(
+    plain: keras.Model, new_layers: Mapping[Layer, Layer], absorbed: Mapping[str, str]
+) -> keras.Model:
+    """Puts compressed layers into a copy of a prepared model.
+
+    Args:
+        plain: What `split` and `absorb` made of a model.
+        new_layers: Layers of it and those that take their places.
+        absorbed: What `absorb` said.
+
+    Returns:
+        A new model. Layers that were split and of which no part is compressed are in one piece.
+    """
     notes = _absorbed_notes(absorbed)
+    paths = {layer: path for path, layer in reversed(layer_paths(plain).items())}
 
     def replace(layer: Layer) -> Layer | None:
         if isinstance(layer, CompositeLayer):
             this: Any = layer
             inside = this._flatten_layers()
-            if not any(sub in wanted or isinstance(sub, CompressedLayer) for sub in inside):
+            if not any(sub in new_layers or isinstance(sub, CompressedLayer) for sub in inside):
                 return layer.to_layer()
             return None
-        if layer not in wanted:
-            return None
-        path, format_ = wanted[layer]
-        try:
-            new = _compressed(layer, format_, ranges.get(layer), batch_size)
-        except ValueError as error:
-            raise ValueError(f"Layer {path!r} cannot be compressed: {error}") from error
-        note = ". ".join(filter(None, [note_of(new), notes.get(path)]))
-        return noted(new, note) if note else new
+        new = new_layers.get(layer)
+        if new is not None:
+            note = ". ".join(filter(None, [note_of(new), notes.get(paths[layer])]))
+            noted(new, note or None)
+        return new
 
     return rebuild(plain, replace)
 
@@ -140,7 +177,7 @@ def _absorbed_notes(absorbed: Mapping[str, str]) -> dict[str, str]:
     return notes
 
 
-def noted(layer: Layer, note: str) -> Layer:
+def noted(layer: Layer, note: str | None) -> Layer:
     """Attaches to a layer why it is not what was asked for; it is not saved with the model."""
     object.__setattr__(layer, _NOTE, note)
     return layer

@@ -229,7 +229,7 @@ class EinsumDense(KernelLayer):
         x = _moved(x, labels, [*rest, *equation.contracted])
         # Shape inference also goes through symbolic tensors, which keras.ops knows.
         lead = keras.ops.shape(x)[: len(rest)]
-        in_features, out_features = self.matrix_shape(self._input_shape)
+        in_features = self.matrix_shape(self._input_shape)[0]
         if len(equation.contracted) != 1:
             x = keras.ops.reshape(x, (*lead, in_features))
         fused = set(self.bias_axes or "") <= set(equation.free)
