@@ -83,7 +83,8 @@ class Search:
         """What was chosen, and what was tried on each layer."""
         lines = [
             f"{self.objective}: {self.latency_before_us:,.0f} -> {self.latency_after_us:,.0f} us "
-            f"at batch {self.batch_size}; metric {self.metric_before:.4f} -> {self.metric_after:.4f} "
+            f"at batch {self.batch_size}; "
+            f"metric {self.metric_before:.4f} -> {self.metric_after:.4f} "
             f"(allowed drop {self.max_drop})"
         ]
         for trial in self.trials:
