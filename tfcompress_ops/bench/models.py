@@ -77,9 +77,11 @@ def encoder(
     return keras.Model(inputs, x, name="encoder")
 
 
-def image_model(name: str, size: int = 224) -> keras.Model:
+def image_model(name: str, size: int = 224, **arguments: Any) -> keras.Model:
     """A model of `keras.applications` with random weights, its normalisations not trivial."""
-    model = getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3))
+    model = getattr(keras.applications, name)(
+        weights=None, input_shape=(size, size, 3), **arguments
+    )
     draw = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
