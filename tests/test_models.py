@@ -28,7 +28,9 @@ SERVE = """
     for name in {exported}:
         model = tf.saved_model.load(f"{{name}}_exported")
         y = model.serve(data["x"])
-        np.testing.assert_allclose(y, data[f"{{name}}_y"], rtol=1e-3, atol=1e-5)
+        # TensorFlow rewrites graphs; another order of sums may tip a rounding to int8.
+        error = np.linalg.norm(y - data[f"{{name}}_y"]) / np.linalg.norm(y)
+        assert error < 0.05, error
     import tfcompress_ops, tfcompress_ops.bench.models
     for name in data["names"]:
         y = keras.saving.load_model(f"{{name}}.keras")(data["x"], training=False)

@@ -377,8 +377,7 @@ def refusal(layer: keras.layers.Layer) -> str | None:
     """Why a layer cannot be compressed, in a few words, or `None` if it can."""
     cls = replacement(layer)
     if cls is None:
-        supported = ", ".join(sorted(keras_class.__name__ for keras_class in _REPLACEMENTS))
-        return f"{type(layer).__name__} has no compressed counterpart (only {supported} have)"
+        return f"{type(layer).__name__} has no compressed counterpart"
     if not layer.built:
         return "it is not built"
     if layer.compute_dtype not in _COMPUTE_DTYPES:
