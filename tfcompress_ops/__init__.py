@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tfcompress_ops.formats import Binary, Format, Int8, Sparse, Ternary
     from tfcompress_ops.methods import prune
     from tfcompress_ops.reports import Report, report
+    from tfcompress_ops.search import search_report
 
 # Where each public name lives; one without a colon is a module.
 _HOMES = {
@@ -41,6 +42,7 @@ _HOMES = {
     "ops": "ops",
     "prune": "methods:prune",
     "report": "reports:report",
+    "search_report": "search:search_report",
 }
 
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     "ops",
     "prune",
     "report",
+    "search_report",
 ]
 
 

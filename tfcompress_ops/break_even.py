@@ -7,6 +7,7 @@ times both.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import keras
@@ -17,6 +18,7 @@ from tfcompress_ops.formats.format import Format
 from tfcompress_ops.latency import layer_latencies_us
 from tfcompress_ops.layers.layer import CompressedLayer
 
+_OPEN_DIMENSION = 32
 # Microseconds of the compressed layer, the original and, where there is one, the dense format.
 _MEASURED: dict[tuple[Any, ...], tuple[float, ...]] = {}
 
@@ -34,6 +36,12 @@ class Alternative:
     reason: str
 
 
+def multiplications(layer: CompressedLayer, input_shape: tuple[int, ...]) -> int:
+    """Multiply-adds of the dense form of a layer for inputs of this shape."""
+    in_features, _ = layer.matrix_shape(input_shape)
+    return math.prod(map(int, layer.compute_output_shape(input_shape))) * in_features
+
+
 def alternative(
     layer: keras.layers.Layer, compressed: CompressedLayer, batch_size: int
 ) -> Alternative | None:
@@ -44,7 +52,7 @@ def alternative(
     Args:
         layer: The layer that was compressed.
         compressed: Its compressed form.
-        batch_size: Rows of the input that it is to be fast for.
+        batch_size: The first dimension of the inputs that it is to be fast for.
 
     Returns:
         What is faster, or `None` if nothing is.
@@ -58,20 +66,20 @@ def alternative(
     if dense_format is not None:
         calibration = compressed.format.calibration_of(arrays)
         others.append(type(compressed).from_layer(layer, dense_format, calibration))
-    in_features, out_features = compressed.matrix_shape(compressed._input_shape)
+    # Dimensions that the model leaves open, such as a sequence's length, are taken to be moderate.
+    shape = (batch_size, *(size or _OPEN_DIMENSION for size in compressed._input_shape[1:]))
     key = (
         type(layer),
         compressed.format,
-        in_features,
-        out_features,
+        compressed.matrix_shape(shape),
         round(work, 2),
-        batch_size,
+        shape,
         compressed.compute_dtype,
     )
     if key not in _MEASURED:
-        inputs = tf.random.stateless_normal([batch_size, in_features], seed=[0, 0])
-        inputs = tf.cast(inputs, compressed.compute_dtype)
-        _MEASURED[key] = tuple(layer_latencies_us([compressed, *others], inputs, out_features))
+        inputs = tf.cast(tf.random.stateless_normal(shape, seed=[0, 0]), compressed.compute_dtype)
+        per_input = multiplications(compressed, shape) // max(1, math.prod(shape))
+        _MEASURED[key] = tuple(layer_latencies_us([compressed, *others], inputs, per_input))
     sparse_us, *other_us = _MEASURED[key]
     best = int(np.argmin(other_us))
     if sparse_us <= other_us[best]:

@@ -4,25 +4,29 @@ import contextlib
 import difflib
 import fnmatch
 import operator
-import types
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
 from keras.layers import Layer
-from keras.src.models.functional import Functional  # What keras.Model(inputs, outputs) makes.
+from rich.console import Console
+from rich.progress import track
 
 from tfcompress_ops import formats as formats_lib
 from tfcompress_ops.break_even import alternative
+from tfcompress_ops.formats.calibration import METHODS
 from tfcompress_ops.formats.format import Format
+from tfcompress_ops.layers.composite import CompositeLayer, split_refusal
 from tfcompress_ops.layers.layer import CompressedLayer, refusal, replacement
+from tfcompress_ops.preparation import absorb, split
+from tfcompress_ops.rebuilding import copy_layer, copy_variables, rebuild, tied_layers
+from tfcompress_ops.structure import all_paths, layer_paths
 
 Formats = Any  # A format or its name, or {glob: format, name or None}.
 _CALIBRATION_BATCH = 64
 _NOTE = "_tfcompress_note"
-# Whether layers that Keras quantised run on their quantised weights; not in their configuration.
-_KERAS_FLAGS = {"is_gptq_calibrated", "is_awq_calibrated"}
 
 
 def compress(
@@ -31,20 +35,30 @@ def compress(
     calibration_data: Any = None,
     *,
     batch_size: int | None = 32,
+    calibration: str = "max",
+    progress: bool | None = None,
+    **search: Any,
 ) -> keras.Model:
     """Makes a model whose layers keep their weights in compressed formats.
 
     The original is left as it is. Layer names, shared and nested layers, inputs and outputs stay
     the same; a compiled model comes back compiled, with a new optimizer of the same configuration.
-    Layers that have no compressed counterpart, and those already compressed, are copied.
+    Layers in custom layers and subclassed models are found in attributes, lists, tuples and dicts.
+    Layers that have no compressed counterpart, those already compressed, and those that share a
+    variable with another layer are copied; `tfc.report` gives the reasons. A BatchNormalization
+    that follows a compressed layer is folded into its weights, and an activation that follows is
+    done in the same op; a `layers.Absorbed` of the same name takes their place.
 
     Args:
-        model: A built Sequential or Functional model.
-        formats: A format (or its name) for every layer that can be compressed, or a mapping from
+        model: A built model of any kind: Sequential, Functional, or subclassed.
+        formats: `"auto"` (see `search`), a format (or its name) for every layer that can be
+            compressed, or a mapping from
             glob patterns over layer paths to a format or `None`, which leaves a layer as it is. The
             first pattern that matches wins; a layer that none matches stays as it is. The path of
-            layer `dense_1` in a nested model `encoder` is `"encoder/dense_1"`; `*` matches slashes
-            too.
+            layer `dense_1` in a nested model `encoder` is `"encoder/dense_1"`, and what a custom
+            layer holds in `self.blocks[0].mlp` is `".../blocks/0/mlp"`, unless it was given a name
+            (`layer_paths`). `*` matches slashes too, and a pattern that matches the path of a model
+            or layer that holds others holds for all of them.
         calibration_data: Inputs that formats with static activations take the range of activations
             from: arrays, nested as the model takes them, or an iterable of batches such as a
             `tf.data.Dataset` or a generator (of inputs, or of tuples that start with them). The
@@ -53,15 +67,27 @@ def compress(
             (`tfc.Sparse`) is timed at this batch size, on this machine. Where it has too few zeros
             to pay, it stays dense, or with int8 values becomes dense int8; `tfc.report` says so.
             `None`: every layer gets its format, whatever it costs.
+        calibration: How a range is found from `calibration_data`. `"max"`: the largest magnitude.
+            `"percentile"`: that which 99.99 % of the magnitudes do not exceed. `"mse"`: that which
+            makes the mean squared error of int8 inputs least. What is beyond the range saturates.
+        progress: Whether calibration shows a progress bar on stderr; `None`: on a terminal.
+        **search: With `formats="auto"`, which chooses formats by measurement: `data` (pairs of
+            inputs and targets, as two arrays or batches), `metric` (a function of targets and
+            outputs, more is better; `"accuracy"`; `None`: 1 less the relative error of the
+            outputs), `max_drop=0.01` of the metric, `objective="latency"` or `"size"`, and
+            `candidates`, formats to try (`None`: all variants of all). Each candidate is timed on
+            each layer at `batch_size`, and its effect on the metric measured; the plan that gains
+            most within the budget is verified as a whole, and is never slower than the original.
+            `tfc.search_report(model)` tells what was tried.
 
     Returns:
         A new model.
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ValueError: If the model is subclassed or not built, if a pattern matches no layer that can
-            be compressed, if nothing can be compressed, or if `calibration_data` is needed and
-            missing, empty, or does not reach a layer.
+        ValueError: If the model is not built, if a pattern matches no layer that can be compressed,
+            if weights are not finite, if nothing can be compressed, or if `calibration_data` is
+            needed and missing, empty, or does not reach a layer.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="head")])
@@ -70,32 +96,88 @@ def compress(
         Int8(activations='dynamic', center=False)
     """
     check_model(model)
+    if isinstance(formats, str) and formats == "auto":
+        from tfcompress_ops.search import auto  # which builds on this module
+
+        return auto(model, batch_size=batch_size or 32, **search)
+    if search:
+        raise TypeError(
+            f"`formats` must be 'auto' for the options {sorted(search)}; received {formats!r}."
+        )
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(f"`batch_size` must be a positive integer; received {batch_size!r}.")
-    chosen = _choose(model, formats)
-    calibration = _calibrate(model, chosen, calibration_data)
+    plain = split(model)
+    chosen = _choose(plain, formats)
+    layers = layer_paths(plain)
+    plain, absorbed = absorb(plain, [layers[path] for path in chosen])
+    layers = layer_paths(plain)
+    wanted = {layers[path]: (path, format_) for path, format_ in chosen.items()}
+    formats_of = {layer: format_ for layer, (_, format_) in wanted.items()}
+    ranges = calibrate(plain, formats_of, calibration_data, calibration, progress)
+    new_layers = {}
+    for layer, (path, format_) in wanted.items():
+        try:
+            new_layers[layer] = _compressed(layer, format_, ranges.get(layer), batch_size)
+        except ValueError as error:
+            raise ValueError(f"Layer {path!r} cannot be compressed: {error}") from error
+    return assemble(plain, new_layers, absorbed)
+
+
+def assemble(
+    plain: keras.Model, new_layers: Mapping[Layer, Layer], absorbed: Mapping[str, str]
+) -> keras.Model:
+    """Puts compressed layers into a copy of a prepared model.
+
+    Args:
+        plain: What `split` and `absorb` made of a model.
+        new_layers: Layers of it and those that take their places.
+        absorbed: What `absorb` said.
+
+    Returns:
+        A new model. Layers that were split and of which no part is compressed are in one piece.
+    """
+    notes = _absorbed_notes(absorbed)
+    paths = {layer: path for path, layer in reversed(layer_paths(plain).items())}
 
     def replace(layer: Layer) -> Layer | None:
-        cls = replacement(layer)
-        if cls is None or layer not in chosen:
+        if isinstance(layer, CompositeLayer):
+            this: Any = layer
+            inside = this._flatten_layers()
+            if not any(sub in new_layers or isinstance(sub, CompressedLayer) for sub in inside):
+                return layer.to_layer()
             return None
-        try:
-            new = cls.from_layer(layer, chosen[layer], calibration.get(layer))
-            faster = None if batch_size is None else alternative(layer, new, batch_size)
-            if faster is None:
-                return new
-            if faster.format is None:
-                return noted(copy_layer(layer), faster.reason)
-            return noted(
-                cls.from_layer(layer, faster.format, calibration.get(layer)), faster.reason
-            )
-        except ValueError as error:
-            raise ValueError(f"Layer {layer.name!r} cannot be compressed: {error}") from error
+        new = new_layers.get(layer)
+        if new is not None:
+            note = ". ".join(filter(None, [note_of(new), notes.get(paths[layer])]))
+            noted(new, note or None)
+        return new
 
-    return rebuild(model, replace)
+    return rebuild(plain, replace)
 
 
-def noted(layer: Layer, note: str) -> Layer:
+def _compressed(layer: Layer, format: Format, calibration: Any, batch_size: int | None) -> Layer:
+    """The layer in a format, or what is faster than that."""
+    cls = replacement(layer)
+    assert cls is not None  # `_choose` asked.
+    new = cls.from_layer(layer, format, calibration)
+    faster = None if batch_size is None else alternative(layer, new, batch_size)
+    if faster is None:
+        return new
+    if faster.format is None:
+        kept = copy_layer(layer)
+        copy_variables(layer, kept)
+        return noted(kept, faster.reason)
+    return noted(cls.from_layer(layer, faster.format, calibration), faster.reason)
+
+
+def _absorbed_notes(absorbed: Mapping[str, str]) -> dict[str, str]:
+    notes: dict[str, str] = {}
+    for path, into in absorbed.items():
+        notes[into] = f"{notes[into]}, {path}" if into in notes else f"does the work of {path}"
+    return notes
+
+
+def noted(layer: Layer, note: str | None) -> Layer:
     """Attaches to a layer why it is not what was asked for; it is not saved with the model."""
     object.__setattr__(layer, _NOTE, note)
     return layer
@@ -117,7 +199,7 @@ def decompress(model: keras.Model) -> keras.Model:
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ValueError: If the model is subclassed or not built, or has no compressed layer.
+        ValueError: If the model is not built, or has no compressed layer.
     """
     check_model(model)
     if not any(isinstance(layer, CompressedLayer) for layer in layer_paths(model).values()):
@@ -125,91 +207,33 @@ def decompress(model: keras.Model) -> keras.Model:
             f"`model` must have compressed layers; received {model.name!r}, which has none."
         )
     return rebuild(
-        model, lambda layer: layer.to_layer() if isinstance(layer, CompressedLayer) else None
+        rebuild(
+            model, lambda layer: layer.to_layer() if isinstance(layer, CompressedLayer) else None
+        ),
+        lambda layer: layer.to_layer() if isinstance(layer, CompositeLayer) else None,
     )
 
 
 def check_model(model: Any) -> None:
-    """Checks that a model is one that can be rebuilt layer by layer.
+    """Checks that a model has weights that can be worked on.
 
     Args:
-        model: What should be a built Sequential or Functional model.
+        model: What should be a built Keras model.
 
     Raises:
         TypeError: If it is not a Keras model.
-        ValueError: If it is subclassed, or not built.
+        ValueError: If it is not built.
     """
     if not isinstance(model, keras.Model):
         raise TypeError(
             f"`model` must be a keras.Model; received {type(model).__name__}. Load a file with "
             "keras.saving.load_model first."
         )
-    if not _is_graph(model):
-        raise ValueError(
-            f"`model` must be Sequential or Functional; received {model.name!r}, a subclassed "
-            f"model ({type(model).__name__}) whose graph of layers is not known. Rebuild it with "
-            "keras.Model(inputs, outputs), or use the Functional models inside it."
-        )
     if not model.built:
         raise ValueError(
             f"`model` must be built; received {model.name!r}, which has no weights yet. Start it "
             "with a keras.Input, or call it on data once."
         )
-
-
-def rebuild(model: keras.Model, replace: Callable[[Layer], Layer | None]) -> keras.Model:
-    """Clones a model with some layers replaced; all others keep their weights and state.
-
-    Args:
-        model: A model that `check_model` accepts; it is left as it is.
-        replace: Called once with each layer that is not itself a Sequential or Functional model;
-            gives a built layer in its place, or `None` for a copy.
-
-    Returns:
-        A new model of the same structure, names and shared layers, compiled if `model` is.
-
-    Raises:
-        ValueError: If a layer cannot be copied from its configuration.
-    """
-    copies: dict[Layer, Layer] = {}
-
-    def clone(layer: Layer) -> Layer:
-        if layer not in copies:
-            copies[layer] = (
-                keras.models.clone_model(layer, clone_function=clone)
-                if _is_graph(layer)
-                else replace(layer) or copy_layer(layer)
-            )
-        return copies[layer]
-
-    with keras.saving.custom_object_scope(_compile_objects(model)), warnings.catch_warnings():
-        # A model compiled for XLA is recompiled without: the ops cannot be compiled by it.
-        warnings.filterwarnings("ignore", message="Model doesn't support `jit_compile=True`")
-        new_model = keras.models.clone_model(model, clone_function=clone)
-    for old, new in copies.items():
-        if type(old) is type(new) and not _is_graph(old):
-            _copy_variables(old, new)
-    _copy_trainable(model, new_model)
-    return new_model
-
-
-def layer_paths(model: keras.Model) -> dict[str, Layer]:
-    """Every layer that is not itself a Sequential or Functional model, by its path.
-
-    Args:
-        model: A Sequential or Functional model.
-
-    Returns:
-        Path, such as `"encoder/dense_1"`, to layer, in the models' order. A shared layer has
-        several paths.
-    """
-    paths: dict[str, Layer] = {}
-    for layer in model.layers:
-        if _is_graph(layer):
-            paths.update({f"{layer.name}/{path}": sub for path, sub in layer_paths(layer).items()})
-        elif not isinstance(layer, keras.layers.InputLayer):
-            paths[layer.name] = layer
-    return paths
 
 
 def batches(data: Any, batch_size: int) -> Iterator[Any]:
@@ -266,15 +290,8 @@ def watching(watchers: Mapping[Layer, Callable[[Any, Any], None]]) -> Iterator[N
         yield
 
 
-def _is_graph(layer: Layer) -> bool:
-    """Whether a layer is a model that Keras can rebuild layer by layer."""
-    if isinstance(layer, keras.Sequential):
-        return type(layer).call is keras.Sequential.call
-    return isinstance(layer, Functional) and type(layer).call is Functional.call
-
-
-def _choose(model: keras.Model, formats: Formats) -> dict[Layer, Format]:
-    """Which layers are compressed, and to what."""
+def _choose(model: keras.Model, formats: Formats) -> dict[str, Format]:
+    """Which layers are compressed, by their first paths, and to what."""
     if isinstance(formats, Mapping) and "class_name" not in formats:  # not a serialised format
         patterns = {
             pattern: None if value is None else formats_lib.get(value)
@@ -283,58 +300,119 @@ def _choose(model: keras.Model, formats: Formats) -> dict[Layer, Format]:
     else:
         patterns = {"*": formats_lib.get(formats)}
     paths = layer_paths(model)
-    reasons = {
-        path: None if isinstance(layer, CompressedLayer) else refusal(layer)
-        for path, layer in paths.items()
-    }
+    reasons = Reasons(model)
     for pattern, value in patterns.items():
-        _check_pattern(pattern, value, reasons)
-    chosen: dict[Layer, Format] = {}
-    left: set[Layer] = set()
+        _check_pattern(pattern, value, paths, reasons)
+    chosen: dict[Layer, tuple[str, Format]] = {}
+    left: dict[Layer, str] = {}
     for pattern, value in patterns.items():
-        for path, layer in paths.items():
-            if not fnmatch.fnmatchcase(path, pattern) or layer in chosen or layer in left:
+        for path in matching(pattern, paths):
+            layer = paths[path]
+            if layer in chosen or layer in left:
                 continue
-            if value is None or isinstance(layer, CompressedLayer) or reasons[path] is not None:
-                left.add(layer)
+            cls = replacement(layer)
+            reason = reasons.against(layer, value)
+            if value is None or cls is None or reason is not None:
+                left[layer] = reason or "`formats` leaves it as it is"
             else:
-                chosen[layer] = value
+                chosen[layer] = path, cls.format_for(value) or value
     if not chosen:
+        listed = "".join(
+            f"\n  {path}: {left.get(layer, 'no pattern of `formats` matches it')}"
+            for path, layer in paths.items()
+        )
         raise ValueError(
             f"`model` must have a layer that can be compressed; received {model.name!r}, in which "
-            f"`formats` leaves nothing to compress:{_listed(paths, reasons)}"
+            f"`formats` leaves nothing to compress:{listed}"
         )
-    return chosen
+    return dict(chosen.values())
 
 
-def _listed(paths: Mapping[str, Layer], reasons: Mapping[str, str | None]) -> str:
-    def why(path: str) -> str:
-        if isinstance(paths[path], CompressedLayer):
+class Reasons:
+    """Why layers of a model are not compressed."""
+
+    def __init__(self, model: keras.Model) -> None:
+        self._tied = tied_layers(all_paths(model).values())
+
+    def against(self, layer: Layer, format: Format | None = None) -> str | None:
+        """Why a layer is not compressed (to a format), in a few words, or `None` if it can be."""
+        if isinstance(layer, CompressedLayer):
             return "it is compressed already"
-        return reasons[path] or "`formats` leaves it as it is"
+        if layer in self._tied:
+            return f"it shares a weight with layer {self._tied[layer]!r}"
+        reason = split_refusal(layer) or refusal(layer)
+        cls = replacement(layer)
+        if reason is None and cls is not None and format and cls.format_for(format) is None:
+            return f"{type(layer).__name__} has no {format.name} form"
+        return reason
 
-    return "".join(f"\n  {path}: {why(path)}" for path in paths)
+
+def matching(pattern: str, paths: Iterable[str]) -> list[str]:
+    """The paths that a pattern matches, or matches the model or container of.
+
+    Args:
+        pattern: A glob over paths.
+        paths: Paths of layers.
+    """
+
+    def matches(path: str) -> bool:
+        parts = path.split("/")
+        above = ("/".join(parts[: end + 1]) for end in range(len(parts)))
+        return any(fnmatch.fnmatchcase(outer, pattern) for outer in above)
+
+    return [path for path in paths if matches(path)]
 
 
-def _check_pattern(pattern: str, value: Format | None, reasons: Mapping[str, str | None]) -> None:
-    matched = fnmatch.filter(reasons, pattern)
+def _check_pattern(
+    pattern: str, value: Format | None, paths: Mapping[str, Layer], reasons: Reasons
+) -> None:
+    matched = matching(pattern, paths)
     if not matched:
-        nearest = difflib.get_close_matches(pattern, reasons, n=3, cutoff=0.0)
+        nearest = difflib.get_close_matches(pattern, paths, n=3, cutoff=0.0)
         raise ValueError(
             f"`formats` must name layers of the model; received the pattern {pattern!r}, which "
             f"matches none. The nearest layer paths are {nearest}."
         )
+    against = {path: reasons.against(paths[path], value) for path in matched}
     # "*" says "whatever can be"; a pattern that picks layers out and can do nothing is a mistake.
-    if value is not None and pattern != "*" and all(reasons[path] for path in matched):
-        listed = "".join(f"\n  {path}: {reasons[path]}" for path in matched)
+    if (
+        value is not None
+        and pattern != "*"
+        and all(against.values())
+        and not all(isinstance(paths[path], CompressedLayer) for path in matched)
+    ):
+        listed = "".join(f"\n  {path}: {reason}" for path, reason in against.items())
         raise ValueError(
             f"`formats` must give formats to layers that can be compressed; received the pattern "
             f"{pattern!r}, which matches only{listed}\nUse None for them."
         )
 
 
-def _calibrate(model: keras.Model, chosen: Mapping[Layer, Format], data: Any) -> dict[Layer, Any]:
-    """Runs the model on the data once and gathers what each format wants to know of its inputs."""
+def calibrate(
+    model: keras.Model,
+    chosen: Mapping[Layer, Format],
+    data: Any,
+    method: str = "max",
+    progress: bool | None = None,
+) -> dict[Layer, Any]:
+    """Runs a model on data once and gathers what formats want to know of layers' inputs.
+
+    Args:
+        model: A plain model.
+        chosen: Layers in it and the formats that they are to have.
+        data: See `compress`.
+        method: See `compress`.
+        progress: See `compress`.
+
+    Returns:
+        The calibration of each layer whose format needs one.
+
+    Raises:
+        ValueError: If data is needed and missing, empty, not what the model takes, or does not
+            reach a layer.
+    """
+    if method not in METHODS:
+        raise ValueError(f"`calibration` must be one of {sorted(METHODS)}; received {method!r}.")
     targets = {layer: format_ for layer, format_ in chosen.items() if format_.needs_calibration}
     if not targets:
         return {}
@@ -345,85 +423,39 @@ def _calibrate(model: keras.Model, chosen: Mapping[Layer, Format], data: Any) ->
             f"{next(iter(targets)).name!r}. Pass a few hundred typical inputs, or use a format "
             "with activations='dynamic'."
         )
-    states: dict[Layer, Any] = {}
+    observers = {layer: METHODS[method](format_) for layer, format_ in targets.items()}
 
-    def watcher(layer: Layer) -> Callable[[Any, Any], None]:
-        def observe(inputs: Any, outputs: Any) -> None:
-            del outputs
-            states[layer] = targets[layer].observe(states.get(layer), inputs)
+    def watcher(observer: Any) -> Callable[[Any, Any], None]:
+        return lambda inputs, outputs: observer.observe(inputs)
 
-        return observe
-
-    with watching({layer: watcher(layer) for layer in targets}):
-        for batch in batches(data, _CALIBRATION_BATCH):
-            model(batch, training=False)
-    missed = [layer.name for layer in targets if layer not in states]
+    with watching({layer: watcher(observer) for layer, observer in observers.items()}):
+        for batch in _shown(batches(data, _CALIBRATION_BATCH), data, progress):
+            _run(model, batch)
+    missed = [layer.name for layer, observer in observers.items() if not observer.seen]
     if missed:
         raise ValueError(
             "`calibration_data` must hold a batch that reaches every layer; no input of "
             f"{missed} was seen."
         )
-    return states
+    return {layer: observer.calibration() for layer, observer in observers.items()}
 
 
-def _copy_variables(old: Layer, new: Layer) -> None:
-    """Weights, and state such as a random seed. What is not a layer (keras.ops) has none."""
-    if not isinstance(old, Layer):
-        return
-    for source, target in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
-        for flag in _KERAS_FLAGS & set(vars(source)):
-            setattr(target, flag, getattr(source, flag))
-    if len(old.variables) != len(new.variables):
-        raise ValueError(
-            f"Layer {old.name!r} ({type(old).__name__}) cannot be copied from its configuration: "
-            f"it has {len(old.variables)} variables, a copy {len(new.variables)}. Give the class a "
-            "`build` that makes all of them."
-        )
-    for source, target in zip(old.variables, new.variables, strict=True):
-        target.assign(source)
-
-
-def copy_layer(layer: Layer) -> Layer:
-    """A layer of the same configuration, from its live class and functions."""
-    objects = {type(layer).__name__: type(layer)}
-    objects.update(_functions(vars(layer).values()))
+def _run(model: keras.Model, batch: Any) -> None:
     try:
-        # Not safe mode: whatever a Lambda holds is code that runs in this process already.
-        return keras.saving.deserialize_keras_object(
-            keras.saving.serialize_keras_object(layer), custom_objects=objects, safe_mode=False
-        )
-    except Exception as error:
+        model(batch, training=False)
+    except (ValueError, TypeError, KeyError, tf.errors.InvalidArgumentError) as error:
+        shapes = keras.tree.map_structure(lambda leaf: tuple(np.shape(leaf)), batch)
         raise ValueError(
-            f"Layer {layer.name!r} ({type(layer).__name__}) cannot be copied from its "
-            f"configuration: {error}\nGive the class `get_config`, and register it and the "
-            "functions that it uses with keras.saving.register_keras_serializable."
+            f"`calibration_data` must hold inputs as {model.name!r} takes them; received a batch "
+            f"of shape {shapes}: {error}"
         ) from error
 
 
-def _compile_objects(model: keras.Model) -> dict[str, Any]:
-    """Custom losses, metrics and optimizers that a model and those in it are compiled with."""
-    objects: dict[str, Any] = {}
-    for layer in model.layers:
-        if _is_graph(layer):
-            objects.update(_compile_objects(layer))
-    config = getattr(model, "_compile_config", None)
-    if config is not None:
-        leaves = keras.tree.flatten(config.config)
-        objects.update(_functions(leaves))
-        objects.update(
-            {type(leaf).__name__: type(leaf) for leaf in leaves if hasattr(leaf, "get_config")}
-        )
-    return objects
-
-
-def _functions(values: Iterable[Any]) -> dict[str, Any]:
-    return {value.__name__: value for value in values if isinstance(value, types.FunctionType)}
-
-
-def _copy_trainable(old: Layer, new: Layer) -> None:
-    """Models that are frozen as a whole: their own flag, then those of what is inside."""
-    if new.trainable != old.trainable:
-        new.trainable = old.trainable
-    if _is_graph(old):
-        for old_layer, new_layer in zip(old.layers, new.layers, strict=True):
-            _copy_trainable(old_layer, new_layer)
+def _shown(batches_: Iterable[Any], data: Any, progress: bool | None) -> Iterable[Any]:
+    """Shows on stderr how far an iteration is: where that is a terminal, unless told."""
+    console = Console(stderr=True)
+    shown = console.is_terminal if progress is None else progress
+    leaves = keras.tree.flatten(data)
+    arrays = bool(leaves) and all(hasattr(leaf, "shape") for leaf in leaves)
+    total = -(-len(leaves[0]) // _CALIBRATION_BATCH) if arrays else None
+    yield from track(batches_, "Calibrating", total=total, console=console, disable=not shown)

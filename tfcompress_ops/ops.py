@@ -1,8 +1,9 @@
 """The TensorFlow ops on packed weights, their gradients, and the table of fused activations."""
 
+import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -153,6 +154,42 @@ def int8_unpack(kernel: Any, scale: Any, in_features: int, *, mean: Any = None) 
     return _module.tfcompress_int8_unpack(
         kernel, scale, mean=_optional(mean), in_features=in_features
     )
+
+
+def int8_lookup(
+    indices: Any, kernel: Any, scale: Any, in_features: int, *, mean: Any = None
+) -> tf.Tensor:
+    """Columns of the float32 weights that packed int8 arrays stand for, and no others unpacked.
+
+    Args:
+        indices: int32 or int64 tensor `[...]` in 0 ... out_features - 1.
+        kernel: uint8 `[packed bytes]`, as `tfc.Int8` packs it.
+        scale: float32 `[out_features]`.
+        in_features: Rows of the matrix.
+        mean: float32 `[out_features]` or `None`.
+
+    Returns:
+        float32 tensor `[..., in_features]`, `scale * w_q + mean`.
+
+    Raises:
+        tf.errors.InvalidArgumentError: If an index is out of range.
+    """
+    scale = tf.convert_to_tensor(scale)
+    scales = tf.gather(scale, indices)[..., tf.newaxis]  # which checks the indices
+    indices = tf.cast(indices, tf.int64)[..., tf.newaxis]
+    # Outputs lie in panels of 64 (the last one of a multiple of 16), inputs in groups of 4 bytes.
+    groups = (in_features + 3) // 4
+    panel = indices // 64
+    last = tf.shape(scale, tf.int64)[0] // 64
+    last_width = (tf.shape(scale, tf.int64)[0] % 64 + 15) // 16 * 16
+    width = tf.where(panel == last, last_width, 64)
+    places = 64 * groups * panel + indices % 64 + tf.range(groups, dtype=tf.int64) * width
+    words = tf.bitcast(tf.reshape(tf.convert_to_tensor(kernel), [-1, 4]), tf.int32)
+    found = tf.bitcast(tf.gather(words, places), tf.uint8)
+    shape = tf.concat([tf.shape(scales)[:-1], [4 * groups]], 0)
+    rows = tf.cast(tf.reshape(found, shape)[..., :in_features], tf.float32) - 128
+    rows = tf.ensure_shape(rows * scales, (*indices.shape[:-1], in_features))
+    return rows if mean is None else rows + tf.gather(mean, indices)
 
 
 def sparse_matmul(
@@ -330,6 +367,80 @@ def binary_unpack(
     return _module.tfcompress_binary_unpack(
         kernel, scale, mean=_optional(mean), in_features=in_features, levels=levels
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """Where the windows of a convolution lie.
+
+    Attributes:
+        kernel_size: Sizes of the window.
+        strides: Steps of the window.
+        dilations: Steps between the inputs of a window.
+        padding: `"valid"`, `"same"` (as TensorFlow pads) or `"causal"` (all in front).
+    """
+
+    kernel_size: Sequence[int]
+    strides: Sequence[int]
+    dilations: Sequence[int]
+    padding: str
+
+    def output_size(self, axis: int, size: Any) -> Any:
+        """How many windows there are along an axis of this many inputs (a number or a tensor)."""
+        stride = self.strides[axis]
+        if self.padding != "valid":
+            return (size + stride - 1) // stride
+        extent = (self.kernel_size[axis] - 1) * self.dilations[axis] + 1
+        windows = (size - extent + stride) // stride
+        return max(windows, 0) if isinstance(windows, int) else tf.maximum(windows, 0)
+
+    def output_space(self, height: Any, width: Any) -> tuple[Any, Any]:
+        """`output_size` of both axes."""
+        return self.output_size(0, height), self.output_size(1, width)
+
+
+def patches(x: Any, first: Any, rows: Any, geometry: Geometry) -> tf.Tensor:
+    """What the windows of a convolution see, as rows of a matrix.
+
+    Args:
+        x: float32, bfloat16 or float16 tensor `[batch, height, width, channels]`.
+        first: Scalar, the first window, counted over batch, output height and output width.
+        rows: Scalar, how many windows.
+        geometry: Where they lie; zeros are put around `x`.
+
+    Returns:
+        Tensor `[rows, kernel height * kernel width * channels]` of `x`'s dtype. It has a gradient
+        with respect to `x`.
+
+    Raises:
+        TypeError: If `x` has another dtype.
+        tf.errors.InvalidArgumentError: If the windows are not all there, or shapes do not fit.
+    """
+    return _module.tfcompress_patches(
+        _check_x(x),
+        tf.cast(first, tf.int64),
+        tf.cast(rows, tf.int64),
+        kernel_size=list(geometry.kernel_size),
+        strides=list(geometry.strides),
+        dilations=list(geometry.dilations),
+        padding=geometry.padding,
+    )
+
+
+def _patches_gradient(op: Any, dy: tf.Tensor) -> list[tf.Tensor | None]:
+    x, first, _ = op.inputs
+    names = ("kernel_size", "strides", "dilations")
+    dx = _module.tfcompress_patches_gradient(
+        tf.cast(dy, tf.float32),
+        tf.shape(x, tf.int64),
+        first,
+        padding=op.get_attr("padding").decode(),
+        **{name: op.get_attr(name) for name in names},
+    )
+    return [tf.cast(dx, x.dtype), None, None]
+
+
+tf.RegisterGradient("Tfcompress>Patches")(_patches_gradient)
 
 
 def _check_x(x: Any) -> tf.Tensor:

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -11,9 +12,11 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
-from tfcompress_ops.compression import batches, layer_paths, note_of, watching
+from tfcompress_ops.compression import Reasons, batches, note_of, watching
 from tfcompress_ops.latency import layer_latencies_us, median_call_us
-from tfcompress_ops.layers.layer import CompressedLayer, refusal
+from tfcompress_ops.layers.layer import CompressedLayer
+from tfcompress_ops.preparation import absorb_like, split_like
+from tfcompress_ops.structure import is_container, is_graph, layer_paths, own_variables
 
 _BATCH = 64
 # Stands for dimensions that a model leaves open, where no data says how large they are.
@@ -124,7 +127,8 @@ def report(original: keras.Model, compressed: keras.Model, data: Any = None) -> 
         arrays: at most 64 rows).
 
     Raises:
-        ValueError: If the models have different layers, or `data` holds no batch.
+        ValueError: If the models have different layers, or `data` holds no batch or is missing for
+            a subclassed model.
 
     Example:
         >>> model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(64)])
@@ -132,7 +136,8 @@ def report(original: keras.Model, compressed: keras.Model, data: Any = None) -> 
         >>> f"{result.total.ratio:.1f} times smaller"
         '3.6 times smaller'
     """
-    pairs = _pairs(original, compressed)
+    plain = absorb_like(split_like(original, compressed), compressed)
+    pairs = _pairs(plain, compressed)
     probes = {
         before: _Probe(after)
         for before, after in pairs.values()
@@ -143,24 +148,28 @@ def report(original: keras.Model, compressed: keras.Model, data: Any = None) -> 
     with watching({layer: probe.watch for layer, probe in probes.items()}):
         for batch in [_zeros(original)] if data is None else batches(data, _BATCH):
             first = batch if first is None else first
-            output_norms.add(original(batch, training=False), compressed(batch, training=False))
+            outputs = plain(batch, training=False)
+            if plain is not original:
+                outputs = original(batch, training=False)
+            output_norms.add(outputs, compressed(batch, training=False))
     if first is None:
         raise ValueError("`data` must hold at least one batch; received none.")
 
     changes = []
+    reasons = Reasons(plain)
     for path, (before, after) in pairs.items():
-        if before.weights and before in probes:
+        if before in probes:
             changes.append(_compressed(path, before, probes[before], weight_norms))
-        elif before.weights:
-            changes.append(_kept(path, before, after))
+        elif _variables(before):
+            changes.append(_kept(path, before, after, reasons))
     before_us, after_us = median_call_us(
         lambda: original(first, training=False), lambda: compressed(first, training=False)
     )
     total = Change(
         path=original.name,
         format=", ".join(sorted({probe.after.format.label for probe in probes.values()})),
-        bytes_before=_nbytes(original),
-        bytes_after=_nbytes(compressed),
+        bytes_before=_nbytes(original.weights),
+        bytes_after=_nbytes(compressed.weights),
         weight_error=weight_norms.relative(),
         output_error=output_norms.relative(),
         latency_before_us=before_us,
@@ -231,8 +240,8 @@ def _compressed(path: str, before: Any, probe: _Probe, weight_norms: _Norms) -> 
     return Change(
         path=path,
         format=after.format.label,
-        bytes_before=_nbytes(before),
-        bytes_after=_nbytes(after),
+        bytes_before=_nbytes(_variables(before)),
+        bytes_after=_nbytes(_variables(after)),
         weight_error=norms.relative(),
         output_error=probe.norms.relative(),
         latency_before_us=before_us,
@@ -241,22 +250,27 @@ def _compressed(path: str, before: Any, probe: _Probe, weight_norms: _Norms) -> 
     )
 
 
-def _kept(path: str, before: Any, after: Any) -> Change:
+def _kept(path: str, before: Any, after: Any, reasons: Reasons) -> Change:
     compressed = isinstance(after, CompressedLayer)
     return Change(
         path=path,
-        format=after.format.label if compressed else str(before.weights[0].dtype),
-        bytes_before=_nbytes(before),
-        bytes_after=_nbytes(after),
+        format=after.format.label if compressed else str(_variables(before)[0].dtype),
+        bytes_before=_nbytes(_variables(before)),
+        bytes_after=_nbytes(_variables(after)),
         note=""
         if compressed
-        else note_of(after) or refusal(before) or "no format was chosen for it",
+        else note_of(after) or reasons.against(before) or "no format was chosen for it",
     )
 
 
-def _nbytes(layer: Any) -> int:
+def _variables(layer: Any) -> list[Any]:
+    """The weights that a layer has itself: what a container holds has rows of its own."""
+    return own_variables(layer) if is_container(layer) else layer.weights
+
+
+def _nbytes(variables: Iterable[Any]) -> int:
     return sum(
-        int(np.prod(weight.shape)) * tf.as_dtype(weight.dtype).size for weight in layer.weights
+        int(np.prod(variable.shape)) * tf.as_dtype(variable.dtype).size for variable in variables
     )
 
 
@@ -267,6 +281,11 @@ def _zeros(model: keras.Model) -> Any:
         shape = [_OPEN_DIMENSION if size is None else size for size in tensor.shape]
         return tf.zeros([1, *shape[1:]], tensor.dtype)
 
+    if not is_graph(model):
+        raise ValueError(
+            f"`data` must be given for {model.name!r}, a subclassed model whose inputs are not "
+            "known; received None. Pass a batch of inputs."
+        )
     inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
     return keras.tree.map_structure(zeros, inputs)
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tfcompress_ops as tfc
-from tfcompress_ops import compression
+from tfcompress_ops import structure
 from tfcompress_ops.layers.layer import _REPLACEMENTS, CompressedLayer, Weights, replaces
 from tfcompress_ops.methods import pruning
 from tfcompress_ops.patterns import keep_mask, keep_masks
@@ -39,7 +39,7 @@ def nested():
 
 
 def kernels(model):
-    layers = dict.fromkeys(compression.layer_paths(model).values())
+    layers = dict.fromkeys(structure.layer_paths(model).values())
     return [layer.kernel.numpy() for layer in layers if isinstance(layer, D)]
 
 
@@ -85,7 +85,7 @@ def test_nested_and_shared():
     model = nested()
     model.get_layer("norm").moving_mean.assign(RNG.normal(size=8))
     pruned = tfc.prune(model, sparsity=0.75)
-    assert list(compression.layer_paths(pruned)) == list(compression.layer_paths(model))
+    assert list(structure.layer_paths(pruned)) == list(structure.layer_paths(model))
     assert [round(zero.mean(), 2) for zero in zeros(pruned)] == [0.75] * 3
     assert len(pruned.weights) == len(model.weights)
     np.testing.assert_array_equal(

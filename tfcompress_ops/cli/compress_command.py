@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import typer
 
-from tfcompress_ops import compression, formats, reports
+from tfcompress_ops import compression, formats, reports, structure
 from tfcompress_ops.cli import console, files, format_options, model_files
 from tfcompress_ops.cli.console import CommandError
 from tfcompress_ops.layers.layer import CompressedLayer, refusal
@@ -118,7 +118,7 @@ def compress(
 def _check_compressible(path: Path, model: keras.Model) -> None:
     """Says in a line why there is nothing to do, if there is nothing."""
     reasons = []
-    for layer_path, layer in compression.layer_paths(model).items():
+    for layer_path, layer in structure.layer_paths(model).items():
         reason = _ALREADY if isinstance(layer, CompressedLayer) else refusal(layer)
         if reason is None:
             return

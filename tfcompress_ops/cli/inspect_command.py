@@ -11,7 +11,7 @@ import numpy.typing as npt
 import tensorflow as tf
 import typer
 
-from tfcompress_ops import compression
+from tfcompress_ops import structure
 from tfcompress_ops.cli import console, model_files
 from tfcompress_ops.layers.layer import CompressedLayer, refusal
 
@@ -40,9 +40,7 @@ def inspect(
         "file": str(model),
         "file_bytes": model.stat().st_size,
         "weight_bytes": _nbytes(loaded),
-        "layers": [
-            _describe(path, layer) for path, layer in compression.layer_paths(loaded).items()
-        ],
+        "layers": [_describe(path, layer) for path, layer in structure.layer_paths(loaded).items()],
     }
     if as_json:
         console.print_json(found)

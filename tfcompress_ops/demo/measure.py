@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tfcompress_ops import compression
+from tfcompress_ops import structure
 from tfcompress_ops.bench.timing import interleave
 from tfcompress_ops.demo import results as results_lib
 from tfcompress_ops.demo.contestants import Contestant
@@ -151,12 +151,12 @@ def weight_plot(model: keras.Model, compressed: keras.Model) -> results_lib.Weig
     """Compares the weights of the largest compressed layer before and after."""
     after_layers: dict[str, CompressedLayer] = {
         path: layer
-        for path, layer in compression.layer_paths(compressed).items()
+        for path, layer in structure.layer_paths(compressed).items()
         if isinstance(layer, CompressedLayer)
     }
     path = max(after_layers, key=lambda path: after_layers[path].weight_matrix().size)
     layer = after_layers[path]
-    before = type(layer).source_weights(compression.layer_paths(model)[path]).dense()
+    before = type(layer).source_weights(structure.layer_paths(model)[path]).dense()
     after = layer.weight_matrix()
     reach = float(np.quantile(np.abs(before), _HISTOGRAM_QUANTILE))
     edges = np.linspace(-reach, reach, _HISTOGRAM_BINS + 1)

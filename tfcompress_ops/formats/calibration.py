@@ -1,5 +1,7 @@
 """The range of a layer's inputs, for formats that quantise them by one scale."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
@@ -47,3 +49,93 @@ def x_scale_of(largest: float | None) -> npt.NDArray[np.float32]:
 def range_of(x_scale: npt.NDArray[np.float32]) -> float:
     """The largest magnitude that a step stands for: what `x_scale_of` takes."""
     return float(x_scale[0]) * _LARGEST
+
+
+class LargestMagnitude:
+    """What a format's own `observe` gathers."""
+
+    def __init__(self, format: Any) -> None:
+        self._format = format
+        self._state: Any = None
+        self.seen = False
+
+    def observe(self, x: Any) -> None:
+        """Takes in a batch of a layer's inputs."""
+        self._state = self._format.observe(self._state, x)
+        self.seen = True
+
+    def calibration(self) -> Any:
+        """What the format's `pack` takes."""
+        return self._state
+
+
+class Histogram:
+    """How often magnitudes occur, and the range that clips the rare ones.
+
+    2,048 equal bins from 0 to a power of two, which doubles as larger inputs come.
+    """
+
+    _BINS = 2048
+
+    def __init__(self, format: Any = None) -> None:
+        self._counts = np.zeros(self._BINS)
+        self._range = 0.0
+        self._largest = 0.0
+        self.seen = False
+
+    def observe(self, x: Any) -> None:
+        """Takes in a batch of a layer's inputs."""
+        self.seen = True
+        self._largest = largest_magnitude(self._largest, x)
+        if not np.isfinite(self._largest) or self._largest == 0:
+            return
+        needed = 2.0 ** np.ceil(np.log2(self._largest))
+        self._range = self._range or needed
+        while self._range < needed:
+            pairs = self._counts.reshape(-1, 2).sum(axis=1)
+            self._counts = np.concatenate([pairs, np.zeros_like(pairs)])
+            self._range *= 2
+        magnitudes = np.abs(tf.cast(x, tf.float32).numpy())
+        self._counts += np.histogram(magnitudes, self._BINS, (0, self._range))[0]
+
+    def calibration(self) -> float:
+        """The largest magnitude that is not clipped; NaN where an input was not finite."""
+        if not np.isfinite(self._largest) or not self._counts.sum():
+            return float(self._largest) if np.isfinite(self._largest) else float("nan")
+        return min(self._clip(), self._largest)
+
+    def _clip(self) -> float:
+        raise NotImplementedError
+
+
+class Percentile(Histogram):
+    """The magnitude that 99.99 % of the inputs do not exceed."""
+
+    _SHARE = 0.9999
+
+    def _clip(self) -> float:
+        share = np.cumsum(self._counts) / self._counts.sum()
+        last = int(np.searchsorted(share, self._SHARE))
+        return float((last + 1) * self._range / self._BINS)
+
+
+class MeanSquaredError(Histogram):
+    """The range for which the squared error of int8 inputs, rounded and clipped, is least."""
+
+    _CANDIDATES = 128
+
+    def _clip(self) -> float:
+        centers = (np.arange(self._BINS) + 0.5) * self._range / self._BINS
+        clips = self._largest * np.arange(1, self._CANDIDATES + 1) / self._CANDIDATES
+        steps = clips[:, np.newaxis] / _LARGEST
+        rounded = np.minimum(np.round(centers / steps), _LARGEST) * steps
+        errors = np.square(centers - rounded) @ self._counts
+        return float(clips[np.argmin(errors)])
+
+
+# How the range of a layer's inputs is found, by name.
+METHODS: dict[str, Any] = {
+    "max": LargestMagnitude,
+    "percentile": Percentile,
+    "mse": MeanSquaredError,
+}

@@ -185,6 +185,28 @@ class Format(abc.ABC):
         return None
 
     @property
+    def lookup_format(self) -> "Format | None":
+        """The format that an embedding table takes where this one is asked for, if there is one.
+
+        It has `lookup`, and needs no calibration.
+        """
+        return None
+
+    def lookup(self, indices: Any, arrays: Mapping[str, Any], in_features: int) -> Any:
+        """Columns of the matrix that packed arrays stand for, and no others unpacked.
+
+        Args:
+            indices: int32 or int64 tensor `[...]` in 0 ... out_features - 1.
+            arrays: Packed arrays of a `[in_features, out_features]` matrix, as tensors or
+                variables.
+            in_features: Rows of the matrix.
+
+        Returns:
+            float32 tensor `[..., in_features]`.
+        """
+        raise NotImplementedError(f"{self} looks nothing up.")
+
+    @property
     def pruning(self) -> dict[str, Any] | None:
         """Arguments of `tfc.prune` that remove what `pack` would, or `None` if it removes nothing.
 

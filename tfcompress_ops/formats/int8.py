@@ -201,6 +201,29 @@ class Int8(Format):
             activation=activation,
         )
 
+    @property
+    def lookup_format(self) -> "Int8":
+        """The same with float activations: what is looked up is multiplied by nothing."""
+        return Int8("float", self.center)
+
+    def lookup(self, indices: Any, arrays: Mapping[str, Any], in_features: int) -> Any:
+        """Columns of `unpack(arrays)`: `scale * w_q (+ mean)` of those outputs alone.
+
+        Args:
+            indices: int32 or int64 tensor `[...]` in 0 ... out_features - 1.
+            arrays: Packed arrays as tensors or variables.
+            in_features: Rows of the matrix.
+
+        Returns:
+            float32 tensor `[..., in_features]`.
+
+        Raises:
+            tf.errors.InvalidArgumentError: If an index is out of range.
+        """
+        return ops.int8_lookup(
+            indices, arrays["kernel"], arrays["scale"], in_features, mean=arrays.get("mean")
+        )
+
     def array_specs(self, in_features: int, out_features: int) -> ArraySpecs:
         """Shape and dtype of each packed array of an `[in_features, out_features]` matrix."""
         packed_bytes = kernels.int8_packed_size(in_features, out_features)

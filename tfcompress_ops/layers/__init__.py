@@ -1,6 +1,31 @@
 """Keras layers that hold their weights in a compressed format."""
 
+from tfcompress_ops.layers.absorbed import Absorbed
+from tfcompress_ops.layers.composite import CompositeLayer
+from tfcompress_ops.layers.container import Container
+from tfcompress_ops.layers.convolution import Conv1D, Conv2D
 from tfcompress_ops.layers.dense import Dense
+from tfcompress_ops.layers.einsum_dense import EinsumDense
+from tfcompress_ops.layers.embedding import Embedding
 from tfcompress_ops.layers.layer import CompressedLayer, refusal, replacement
+from tfcompress_ops.layers.recurrent import GRUCell, LSTMCell, SimpleRNNCell
+from tfcompress_ops.layers.separable import SeparableConv1D, SeparableConv2D
 
-__all__ = ["CompressedLayer", "Dense", "refusal", "replacement"]
+__all__ = [
+    "Absorbed",
+    "CompositeLayer",
+    "CompressedLayer",
+    "Container",
+    "Conv1D",
+    "Conv2D",
+    "Dense",
+    "EinsumDense",
+    "Embedding",
+    "GRUCell",
+    "LSTMCell",
+    "SeparableConv1D",
+    "SeparableConv2D",
+    "SimpleRNNCell",
+    "refusal",
+    "replacement",
+]

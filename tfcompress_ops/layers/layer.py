@@ -91,6 +91,11 @@ class CompressedLayer(keras.layers.Layer, abc.ABC):  # type: ignore[misc]
         """Why a built layer of the class that this one replaces cannot be compressed, or `None`."""
 
     @classmethod
+    def format_for(cls, format: Format) -> Format | None:
+        """The format that a layer uses where this one is asked for, or `None` if it has no use."""
+        return format
+
+    @classmethod
     @abc.abstractmethod
     def arguments(cls, layer: keras.layers.Layer) -> dict[str, Any]:
         """Constructor arguments that both layer classes share, taken from a layer of either."""
@@ -125,6 +130,29 @@ class CompressedLayer(keras.layers.Layer, abc.ABC):  # type: ignore[misc]
         """
         kernel = cls.float_kernel(layer)
         kernel.assign(np.reshape(matrix, kernel.shape))
+
+    @classmethod
+    def scaled(
+        cls, layer: keras.layers.Layer, scale: npt.NDArray[Any], shift: npt.NDArray[Any]
+    ) -> keras.layers.Layer | None:
+        """A Keras layer that gives `scale * outputs + shift`.
+
+        Args:
+            layer: A built layer of the class that this one replaces, with a linear activation.
+            scale: `[out_features]`.
+            shift: `[out_features]`.
+
+        Returns:
+            A new layer of the same class, or `None` if these weights cannot be scaled.
+        """
+        if getattr(layer, "use_bias", None) is None or cls.float_kernel(layer) is None:
+            return None
+        new = type(layer).from_config({**layer.get_config(), "use_bias": True})
+        new.build_from_config(layer.get_build_config())
+        weights = cls.source_weights(layer)
+        cls.assign_matrix(new, weights.dense() * scale)
+        new.bias.assign((0 if weights.bias is None else weights.bias) * scale + shift)
+        return new
 
     @abc.abstractmethod
     def restore_weights(self, layer: keras.layers.Layer) -> None:
@@ -267,6 +295,16 @@ class CompressedLayer(keras.layers.Layer, abc.ABC):  # type: ignore[misc]
         """The variables of the packed arrays by name."""
         return {name: getattr(self, _ATTRIBUTE.format(name)) for name in self._packed_names}
 
+    def __getattr__(self, name: str) -> Any:
+        """Says why there is no float variable to use elsewhere."""
+        if name in ("kernel", "embeddings", "recurrent_kernel"):
+            raise AttributeError(
+                f"`{name}` of layer {self.name!r} is packed as {self.format} and is no variable. "
+                "Leave a layer whose weights are used outside of it uncompressed: give its path "
+                f"the format None. weight_matrix() unpacks a copy."
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def packed_arrays(self) -> Arrays:
         """The packed arrays as NumPy arrays."""
         return {name: variable.numpy() for name, variable in self._packed.items()}
@@ -348,8 +386,7 @@ def refusal(layer: keras.layers.Layer) -> str | None:
     """Why a layer cannot be compressed, in a few words, or `None` if it can."""
     cls = replacement(layer)
     if cls is None:
-        supported = ", ".join(sorted(keras_class.__name__ for keras_class in _REPLACEMENTS))
-        return f"{type(layer).__name__} has no compressed counterpart (only {supported} have)"
+        return f"{type(layer).__name__} has no compressed counterpart"
     if not layer.built:
         return "it is not built"
     if layer.compute_dtype not in _COMPUTE_DTYPES:

@@ -8,8 +8,10 @@ import numpy as np
 from keras.layers import Layer
 
 from tfcompress_ops import layers as layers_lib
-from tfcompress_ops.compression import check_model, layer_paths, rebuild
+from tfcompress_ops.compression import check_model
 from tfcompress_ops.patterns import check_pattern, keep_masks
+from tfcompress_ops.rebuilding import rebuild
+from tfcompress_ops.structure import layer_paths
 
 _SCOPES = ("layer", "global")
 
@@ -30,7 +32,7 @@ def prune(
     weights: train on with `tfc.callbacks.Pruning`, which holds them, then compress the model.
 
     Args:
-        model: A built Sequential or Functional model.
+        model: A built model.
         sparsity: Fraction of zeros, 0 <= sparsity < 1. Zeros that are there already count.
         threshold: Weights of a magnitude below it go, blocks by their root mean square; >= 0.
         pattern: `None`, where every weight stays or goes by itself; `"N:M"`, such as `"8:64"`,
@@ -47,7 +49,7 @@ def prune(
 
     Raises:
         TypeError: If `model` is not a Keras model, or an option has the wrong type.
-        ValueError: If the model is subclassed or not built, if no layer can be pruned, if a matrix
+        ValueError: If the model is not built, if no layer can be pruned, if a matrix
             is not finite, or if options are missing, out of range or exclude each other.
 
     Example:
@@ -86,7 +88,10 @@ def refusal(layer: Layer) -> str | None:
         return "its weights are packed already"
     reason = layers_lib.refusal(layer)
     if reason is None and float_kernel(layer) is None:
-        return "Keras has quantised it, or LoRA weights add to its kernel; prune it before"
+        return (
+            "Keras has quantised it, or LoRA weights add to its kernel (prune it before), or it is "
+            "a table by which nothing is multiplied"
+        )
     return reason
 
 

@@ -1,0 +1,266 @@
+// What the windows of a convolution see, as rows of a matrix, and the gradient of that: format-independent, copies only.
+//
+//     patches[r, (i * kernel_w + j) * channels + c] = x[b, oh * stride_h - pad_h + i * dilation_h, ow * stride_w - pad_w + j * dilation_w, c]
+//
+// for window first + r = (b * out_h + oh) * out_w + ow; zero where that lies outside of x. A caller makes a block of rows at a time.
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "ops/op_support.h"
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/shape_inference.h"
+
+namespace tfcompress {
+namespace {
+
+using tensorflow::OpKernel;
+using tensorflow::OpKernelConstruction;
+using tensorflow::OpKernelContext;
+using tensorflow::Tensor;
+using tensorflow::TensorShape;
+using tensorflow::shape_inference::DimensionHandle;
+using tensorflow::shape_inference::InferenceContext;
+using tensorflow::shape_inference::ShapeHandle;
+
+constexpr int64_t kBytesPerTask = 64 << 10;  // copied by a worker before it looks for more
+
+struct Axis {
+  int64_t in = 0, out = 0, kernel = 1, stride = 1, dilation = 1, pad = 0;
+};
+
+struct Windows {
+  int64_t batch = 0, channels = 0;
+  Axis h, w;
+  int64_t count() const { return batch * h.out * w.out; }
+  int64_t row() const { return h.kernel * w.kernel * channels; }
+};
+
+// The attributes of both ops.
+class Geometry {
+ public:
+  absl::Status Init(OpKernelConstruction* ctx) {
+    std::vector<int64_t> kernel, strides, dilations;
+    TF_RETURN_IF_ERROR(ctx->GetAttr("kernel_size", &kernel));
+    TF_RETURN_IF_ERROR(ctx->GetAttr("strides", &strides));
+    TF_RETURN_IF_ERROR(ctx->GetAttr("dilations", &dilations));
+    TF_RETURN_IF_ERROR(ctx->GetAttr("padding", &padding_));
+    Axis* axes[] = {&windows_.h, &windows_.w};
+    for (const auto* list : {&kernel, &strides, &dilations}) {
+      if (list->size() != 2 || (*list)[0] < 1 || (*list)[1] < 1 || (*list)[0] > kLargest || (*list)[1] > kLargest) {
+        return absl::InvalidArgumentError("Tfcompress>Patches: kernel_size, strides and dilations must be two integers in 1 ... 2^20 each");
+      }
+    }
+    for (int i = 0; i < 2; ++i) {
+      axes[i]->kernel = kernel[i];
+      axes[i]->stride = strides[i];
+      axes[i]->dilation = dilations[i];
+    }
+    return absl::OkStatus();
+  }
+
+  Windows For(int64_t batch, int64_t height, int64_t width, int64_t channels) const {
+    Windows result = windows_;
+    result.batch = batch;
+    result.channels = channels;
+    Fit(height, &result.h);
+    Fit(width, &result.w);
+    return result;
+  }
+
+ private:
+  static constexpr int64_t kLargest = int64_t{1} << 20;
+
+  void Fit(int64_t size, Axis* axis) const {
+    const int64_t extent = (axis->kernel - 1) * axis->dilation + 1;
+    axis->in = size;
+    if (padding_ == "valid") {
+      axis->out = std::max<int64_t>(0, (size - extent + axis->stride) / axis->stride);
+      if (size < extent) axis->out = 0;
+      return;
+    }
+    axis->out = (size + axis->stride - 1) / axis->stride;
+    axis->pad = padding_ == "causal" ? extent - 1 : std::max<int64_t>(0, ((axis->out - 1) * axis->stride + extent - size) / 2);
+  }
+
+  Windows windows_;
+  std::string padding_;
+};
+
+// Calls run(offset in x, offset in the row, elements) for the parts of window `index` that lie in x, and zero(offset, elements) for the others.
+template <typename Run, typename Zero>
+void ForEachRun(const Windows& v, int64_t index, const Run& run, const Zero& zero) {
+  const int64_t ow = index % v.w.out, oh = index / v.w.out % v.h.out, b = index / v.w.out / v.h.out;
+  const int64_t h0 = oh * v.h.stride - v.h.pad, w0 = ow * v.w.stride - v.w.pad, line = v.w.kernel * v.channels;
+  for (int64_t i = 0; i < v.h.kernel; ++i) {
+    const int64_t h = h0 + i * v.h.dilation, at = i * line;
+    if (h < 0 || h >= v.h.in) {
+      zero(at, line);
+      continue;
+    }
+    const int64_t base = (b * v.h.in + h) * v.w.in;
+    if (v.w.dilation == 1) {
+      // Columns of a line lie side by side.
+      const int64_t first = std::clamp<int64_t>(-w0, 0, v.w.kernel), last = std::clamp<int64_t>(v.w.in - w0, first, v.w.kernel);
+      if (first > 0) zero(at, first * v.channels);
+      if (last > first) run((base + w0 + first) * v.channels, at + first * v.channels, (last - first) * v.channels);
+      if (last < v.w.kernel) zero(at + last * v.channels, (v.w.kernel - last) * v.channels);
+      continue;
+    }
+    for (int64_t j = 0; j < v.w.kernel; ++j) {
+      const int64_t w = w0 + j * v.w.dilation;
+      if (w < 0 || w >= v.w.in) {
+        zero(at + j * v.channels, v.channels);
+      } else {
+        run((base + w) * v.channels, at + j * v.channels, v.channels);
+      }
+    }
+  }
+}
+
+absl::Status CheckRows(const Windows& windows, int64_t first, int64_t rows) {
+  if (first < 0 || rows < 0 || first > windows.count() - rows) {
+    return absl::InvalidArgumentError(absl::StrCat("Tfcompress>Patches: first and rows must lie within the ", windows.count(),
+                                                   " windows; received first = ", first, ", rows = ", rows));
+  }
+  return absl::OkStatus();
+}
+
+template <typename T>
+class PatchesOp : public OpKernel {
+ public:
+  explicit PatchesOp(OpKernelConstruction* ctx) : OpKernel(ctx) { OP_REQUIRES_OK(ctx, geometry_.Init(ctx)); }
+
+  void Compute(OpKernelContext* ctx) override {
+    const Tensor& x = ctx->input(0);
+    OP_REQUIRES_OK(ctx, CheckRank("Tfcompress>Patches", "x", x, 4));
+    OP_REQUIRES_OK(ctx, CheckRank("Tfcompress>Patches", "first", ctx->input(1), 0));
+    OP_REQUIRES_OK(ctx, CheckRank("Tfcompress>Patches", "rows", ctx->input(2), 0));
+    const Windows windows = geometry_.For(x.dim_size(0), x.dim_size(1), x.dim_size(2), x.dim_size(3));
+    const int64_t first = ctx->input(1).scalar<int64_t>()(), rows = ctx->input(2).scalar<int64_t>()();
+    OP_REQUIRES_OK(ctx, CheckRows(windows, first, rows));
+    TensorShape shape;
+    OP_REQUIRES_OK(ctx, TensorShape::BuildTensorShape({rows, windows.row()}, &shape));
+    Tensor* y = nullptr;
+    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, shape, &y));
+    if (y->NumElements() == 0) return;
+    const T* from = x.flat<T>().data();
+    T* to = y->flat<T>().data();
+    const int64_t row = windows.row();
+    const int64_t rows_per_task = std::max<int64_t>(1, kBytesPerTask / (row * static_cast<int64_t>(sizeof(T))));
+    TensorFlowThreads threads(ctx);
+    const auto copy = [&](int64_t, int64_t task, int) {
+      for (int64_t r = task * rows_per_task; r < std::min(rows, (task + 1) * rows_per_task); ++r) {
+        T* out = to + r * row;
+        ForEachRun(
+            windows, first + r, [&](int64_t in, int64_t at, int64_t n) { std::memcpy(static_cast<void*>(out + at), from + in, n * sizeof(T)); },
+            [&](int64_t at, int64_t n) { std::memset(static_cast<void*>(out + at), 0, n * sizeof(T)); });
+      }
+    };
+    threads.Run(1, (rows + rows_per_task - 1) / rows_per_task, copy);
+  }
+
+ private:
+  Geometry geometry_;
+};
+
+class PatchesGradientOp : public OpKernel {
+ public:
+  explicit PatchesGradientOp(OpKernelConstruction* ctx) : OpKernel(ctx) { OP_REQUIRES_OK(ctx, geometry_.Init(ctx)); }
+
+  void Compute(OpKernelContext* ctx) override {
+    const Tensor& dy = ctx->input(0);
+    OP_REQUIRES_OK(ctx, CheckRank("Tfcompress>PatchesGradient", "dy", dy, 2));
+    OP_REQUIRES_OK(ctx, CheckVector("Tfcompress>PatchesGradient", "x_shape", ctx->input(1), 4));
+    OP_REQUIRES_OK(ctx, CheckRank("Tfcompress>PatchesGradient", "first", ctx->input(2), 0));
+    const auto sizes = ctx->input(1).vec<int64_t>();
+    TensorShape shape;
+    OP_REQUIRES_OK(ctx, TensorShape::BuildTensorShape({sizes(0), sizes(1), sizes(2), sizes(3)}, &shape));
+    const Windows windows = geometry_.For(sizes(0), sizes(1), sizes(2), sizes(3));
+    const int64_t first = ctx->input(2).scalar<int64_t>()(), rows = dy.dim_size(0);
+    OP_REQUIRES_OK(ctx, CheckRows(windows, first, rows));
+    OP_REQUIRES(ctx, dy.dim_size(1) == windows.row(),
+                absl::InvalidArgumentError(absl::StrCat("Tfcompress>PatchesGradient: dy must have ", windows.row(),
+                                                        " columns; received shape ", dy.shape().DebugString())));
+    Tensor* dx = nullptr;
+    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, shape, &dx));
+    if (dx->NumElements() == 0) return;
+    const float* from = dy.flat<float>().data();
+    float* to = dx->flat<float>().data();
+    const int64_t image = windows.h.out * windows.w.out, elements = dx->NumElements() / windows.batch;
+    TensorFlowThreads threads(ctx);
+    // Windows of one image overlap; images do not.
+    const auto add = [&](int64_t, int64_t b, int) {
+      std::memset(to + b * elements, 0, elements * sizeof(float));
+      const int64_t end = std::min(first + rows, (b + 1) * image);
+      for (int64_t index = std::max(first, b * image); index < end; ++index) {
+        const float* in = from + (index - first) * windows.row();
+        ForEachRun(
+            windows, index,
+            [&](int64_t out, int64_t at, int64_t n) {
+              for (int64_t c = 0; c < n; ++c) to[out + c] += in[at + c];
+            },
+            [](int64_t, int64_t) {});
+      }
+    };
+    threads.Run(1, windows.batch, add);
+  }
+
+ private:
+  Geometry geometry_;
+};
+
+REGISTER_OP("Tfcompress>Patches")
+    .Input("x: T")
+    .Input("first: int64")
+    .Input("rows: int64")
+    .Output("y: T")
+    .Attr("T: {float, bfloat16, half}")
+    .Attr("kernel_size: list(int)")
+    .Attr("strides: list(int)")
+    .Attr("dilations: list(int)")
+    .Attr("padding: {'valid', 'same', 'causal'}")
+    .SetShapeFn([](InferenceContext* c) -> absl::Status {
+      ShapeHandle x, scalar;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 4, &x));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 0, &scalar));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(2), 0, &scalar));
+      std::vector<int64_t> kernel;
+      TF_RETURN_IF_ERROR(c->GetAttr("kernel_size", &kernel));
+      if (kernel.size() != 2) return absl::InvalidArgumentError("kernel_size must be two integers");
+      DimensionHandle row, rows;
+      TF_RETURN_IF_ERROR(c->Multiply(c->Dim(x, 3), kernel[0] * kernel[1], &row));
+      TF_RETURN_IF_ERROR(c->MakeDimForScalarInput(2, &rows));
+      c->set_output(0, c->Matrix(rows, row));
+      return absl::OkStatus();
+    })
+    .Doc("Rows first ... first + rows - 1 of the matrix of what the windows of a convolution over x [batch, height, width, channels] see.");
+
+REGISTER_OP("Tfcompress>PatchesGradient")
+    .Input("dy: float32")
+    .Input("x_shape: int64")
+    .Input("first: int64")
+    .Output("dx: float32")
+    .Attr("kernel_size: list(int)")
+    .Attr("strides: list(int)")
+    .Attr("dilations: list(int)")
+    .Attr("padding: {'valid', 'same', 'causal'}")
+    .SetShapeFn([](InferenceContext* c) -> absl::Status {
+      ShapeHandle dx;
+      TF_RETURN_IF_ERROR(c->MakeShapeFromShapeTensor(1, &dx));
+      TF_RETURN_IF_ERROR(c->WithRank(dx, 4, &dx));
+      c->set_output(0, dx);
+      return absl::OkStatus();
+    })
+    .Doc("The gradient of Patches with respect to x.");
+
+REGISTER_KERNEL_BUILDER(Name("Tfcompress>Patches").Device(tensorflow::DEVICE_CPU).TypeConstraint<float>("T"), PatchesOp<float>);
+REGISTER_KERNEL_BUILDER(Name("Tfcompress>Patches").Device(tensorflow::DEVICE_CPU).TypeConstraint<tensorflow::bfloat16>("T"),
+                        PatchesOp<tensorflow::bfloat16>);
+REGISTER_KERNEL_BUILDER(Name("Tfcompress>Patches").Device(tensorflow::DEVICE_CPU).TypeConstraint<Eigen::half>("T"), PatchesOp<Eigen::half>);
+REGISTER_KERNEL_BUILDER(Name("Tfcompress>PatchesGradient").Device(tensorflow::DEVICE_CPU), PatchesGradientOp);
+
+}  // namespace
+}  // namespace tfcompress
