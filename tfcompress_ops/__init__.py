@@ -18,7 +18,7 @@ from tfcompress_ops import _loader
 from tfcompress_ops._version import __version__
 
 if TYPE_CHECKING:
-    from tfcompress_ops import callbacks, formats, kernels, layers, ops
+    from tfcompress_ops import callbacks, constraints, formats, kernels, layers, ops, quantizers
     from tfcompress_ops.compression import compress, decompress
     from tfcompress_ops.formats import Binary, Format, Int8, Sparse, Ternary
     from tfcompress_ops.methods import prune
@@ -33,6 +33,7 @@ _HOMES = {
     "Sparse": "formats:Sparse",
     "Ternary": "formats:Ternary",
     "callbacks": "callbacks",
+    "constraints": "constraints",
     "compress": "compression:compress",
     "decompress": "compression:decompress",
     "formats": "formats",
@@ -40,6 +41,7 @@ _HOMES = {
     "layers": "layers",
     "ops": "ops",
     "prune": "methods:prune",
+    "quantizers": "quantizers",
     "report": "reports:report",
 }
 
@@ -53,12 +55,14 @@ __all__ = [
     "__version__",
     "callbacks",
     "compress",
+    "constraints",
     "decompress",
     "formats",
     "kernels",
     "layers",
     "ops",
     "prune",
+    "quantizers",
     "report",
 ]
 

@@ -16,7 +16,7 @@ from keras.src.models.functional import Functional  # What keras.Model(inputs, o
 from tfcompress_ops import formats as formats_lib
 from tfcompress_ops.break_even import alternative
 from tfcompress_ops.formats.format import Format
-from tfcompress_ops.layers.layer import CompressedLayer, refusal, replacement
+from tfcompress_ops.layers.layer import CompressedLayer, refusal, replacement, trained_format
 
 Formats = Any  # A format or its name, or {glob: format, name or None}.
 _CALIBRATION_BATCH = 64
@@ -27,7 +27,7 @@ _KERAS_FLAGS = {"is_gptq_calibrated", "is_awq_calibrated"}
 
 def compress(
     model: keras.Model,
-    formats: Formats,
+    formats: Formats = (),
     calibration_data: Any = None,
     *,
     batch_size: int | None = 32,
@@ -44,7 +44,9 @@ def compress(
             glob patterns over layer paths to a format or `None`, which leaves a layer as it is. The
             first pattern that matches wins; a layer that none matches stays as it is. The path of
             layer `dense_1` in a nested model `encoder` is `"encoder/dense_1"`; `*` matches slashes
-            too.
+            too. A layer that was trained quantised, such as `tfc.layers.QuantDense`, gets the
+            format that it was trained for, whatever `formats` says, unless a pattern gives it
+            `None`; without `formats`, such layers alone are compressed.
         calibration_data: Inputs that formats with static activations take the range of activations
             from: arrays, nested as the model takes them, or an iterable of batches such as a
             `tf.data.Dataset` or a generator (of inputs, or of tuples that start with them). The
@@ -281,7 +283,7 @@ def _choose(model: keras.Model, formats: Formats) -> dict[Layer, Format]:
             for pattern, value in formats.items()
         }
     else:
-        patterns = {"*": formats_lib.get(formats)}
+        patterns = {} if formats == () else {"*": formats_lib.get(formats)}
     paths = layer_paths(model)
     reasons = {
         path: None if isinstance(layer, CompressedLayer) else refusal(layer)
@@ -298,7 +300,12 @@ def _choose(model: keras.Model, formats: Formats) -> dict[Layer, Format]:
             if value is None or isinstance(layer, CompressedLayer) or reasons[path] is not None:
                 left.add(layer)
             else:
-                chosen[layer] = value
+                chosen[layer] = trained_format(layer) or value
+    for path, layer in paths.items():
+        if layer not in left and layer not in chosen and reasons[path] is None:
+            own = trained_format(layer)
+            if own is not None:
+                chosen[layer] = own
     if not chosen:
         raise ValueError(
             f"`model` must have a layer that can be compressed; received {model.name!r}, in which "
