@@ -25,6 +25,7 @@ DOCUMENTED = [
     "patterns",
     "quantizers",
     "reports",
+    "schedules",
 ]
 
 

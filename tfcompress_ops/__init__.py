@@ -18,7 +18,16 @@ from tfcompress_ops import _loader
 from tfcompress_ops._version import __version__
 
 if TYPE_CHECKING:
-    from tfcompress_ops import callbacks, constraints, formats, kernels, layers, ops, quantizers
+    from tfcompress_ops import (
+        callbacks,
+        constraints,
+        formats,
+        kernels,
+        layers,
+        ops,
+        quantizers,
+        schedules,
+    )
     from tfcompress_ops.compression import compress, decompress
     from tfcompress_ops.formats import Binary, Format, Int8, Sparse, Ternary
     from tfcompress_ops.methods import prune
@@ -43,6 +52,7 @@ _HOMES = {
     "prune": "methods:prune",
     "quantizers": "quantizers",
     "report": "reports:report",
+    "schedules": "schedules",
 }
 
 __all__ = [
@@ -64,6 +74,7 @@ __all__ = [
     "prune",
     "quantizers",
     "report",
+    "schedules",
 ]
 
 
