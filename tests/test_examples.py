@@ -20,6 +20,7 @@ DOCUMENTED = [
     "formats.int8",
     "layers.dense",
     "layers.quantized",
+    "methods.averaging",
     "methods.pruning",
     "ops",
     "patterns",

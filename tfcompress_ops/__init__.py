@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     )
     from tfcompress_ops.compression import compress, decompress
     from tfcompress_ops.formats import Binary, Format, Int8, Sparse, Ternary
-    from tfcompress_ops.methods import prune
+    from tfcompress_ops.methods import average_weights, prune
     from tfcompress_ops.reports import Report, report
 
 # Where each public name lives; one without a colon is a module.
@@ -41,6 +41,7 @@ _HOMES = {
     "Report": "reports:Report",
     "Sparse": "formats:Sparse",
     "Ternary": "formats:Ternary",
+    "average_weights": "methods:average_weights",
     "callbacks": "callbacks",
     "constraints": "constraints",
     "compress": "compression:compress",
@@ -63,6 +64,7 @@ __all__ = [
     "Sparse",
     "Ternary",
     "__version__",
+    "average_weights",
     "callbacks",
     "compress",
     "constraints",
