@@ -15,13 +15,18 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 DOCUMENTED = [
     "callbacks",
     "compression",
+    "constraints",
     "formats.format",
     "formats.int8",
     "layers.dense",
+    "layers.quantized",
+    "methods.averaging",
     "methods.pruning",
     "ops",
     "patterns",
+    "quantizers",
     "reports",
+    "schedules",
 ]
 
 

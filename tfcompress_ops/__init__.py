@@ -18,10 +18,19 @@ from tfcompress_ops import _loader
 from tfcompress_ops._version import __version__
 
 if TYPE_CHECKING:
-    from tfcompress_ops import callbacks, formats, kernels, layers, ops
+    from tfcompress_ops import (
+        callbacks,
+        constraints,
+        formats,
+        kernels,
+        layers,
+        ops,
+        quantizers,
+        schedules,
+    )
     from tfcompress_ops.compression import compress, decompress
     from tfcompress_ops.formats import Binary, Format, Int8, Sparse, Ternary
-    from tfcompress_ops.methods import prune
+    from tfcompress_ops.methods import average_weights, prune
     from tfcompress_ops.reports import Report, report
     from tfcompress_ops.search import search_report
 
@@ -33,7 +42,9 @@ _HOMES = {
     "Report": "reports:Report",
     "Sparse": "formats:Sparse",
     "Ternary": "formats:Ternary",
+    "average_weights": "methods:average_weights",
     "callbacks": "callbacks",
+    "constraints": "constraints",
     "compress": "compression:compress",
     "decompress": "compression:decompress",
     "formats": "formats",
@@ -41,7 +52,9 @@ _HOMES = {
     "layers": "layers",
     "ops": "ops",
     "prune": "methods:prune",
+    "quantizers": "quantizers",
     "report": "reports:report",
+    "schedules": "schedules",
     "search_report": "search:search_report",
 }
 
@@ -53,15 +66,19 @@ __all__ = [
     "Sparse",
     "Ternary",
     "__version__",
+    "average_weights",
     "callbacks",
     "compress",
+    "constraints",
     "decompress",
     "formats",
     "kernels",
     "layers",
     "ops",
     "prune",
+    "quantizers",
     "report",
+    "schedules",
     "search_report",
 ]
 

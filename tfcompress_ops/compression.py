@@ -19,7 +19,7 @@ from tfcompress_ops.break_even import alternative
 from tfcompress_ops.formats.calibration import METHODS
 from tfcompress_ops.formats.format import Format
 from tfcompress_ops.layers.composite import CompositeLayer, split_refusal
-from tfcompress_ops.layers.layer import CompressedLayer, refusal, replacement
+from tfcompress_ops.layers.layer import CompressedLayer, refusal, replacement, trained_format
 from tfcompress_ops.preparation import absorb, split
 from tfcompress_ops.rebuilding import copy_layer, copy_variables, rebuild, tied_layers
 from tfcompress_ops.structure import all_paths, layer_paths
@@ -31,7 +31,7 @@ _NOTE = "_tfcompress_note"
 
 def compress(
     model: keras.Model,
-    formats: Formats,
+    formats: Formats = (),
     calibration_data: Any = None,
     *,
     batch_size: int | None = 32,
@@ -58,7 +58,10 @@ def compress(
             layer `dense_1` in a nested model `encoder` is `"encoder/dense_1"`, and what a custom
             layer holds in `self.blocks[0].mlp` is `".../blocks/0/mlp"`, unless it was given a name
             (`layer_paths`). `*` matches slashes too, and a pattern that matches the path of a model
-            or layer that holds others holds for all of them.
+            or layer that holds others holds for all of them. A layer that was trained
+            quantised, such as `tfc.layers.QuantDense`, gets the format that it was trained for,
+            whatever `formats` says, unless a pattern gives it `None`; without `formats`, such
+            layers alone are compressed.
         calibration_data: Inputs that formats with static activations take the range of activations
             from: arrays, nested as the model takes them, or an iterable of batches such as a
             `tf.data.Dataset` or a generator (of inputs, or of tuples that start with them). The
@@ -298,7 +301,7 @@ def _choose(model: keras.Model, formats: Formats) -> dict[str, Format]:
             for pattern, value in formats.items()
         }
     else:
-        patterns = {"*": formats_lib.get(formats)}
+        patterns = {} if formats == () else {"*": formats_lib.get(formats)}
     paths = layer_paths(model)
     reasons = Reasons(model)
     for pattern, value in patterns.items():
@@ -315,7 +318,12 @@ def _choose(model: keras.Model, formats: Formats) -> dict[str, Format]:
             if value is None or cls is None or reason is not None:
                 left[layer] = reason or "`formats` leaves it as it is"
             else:
-                chosen[layer] = path, cls.format_for(value) or value
+                chosen[layer] = path, trained_format(layer) or cls.format_for(value) or value
+    for path, layer in paths.items():
+        if layer not in left and layer not in chosen and reasons.against(layer) is None:
+            own = trained_format(layer)
+            if own is not None:
+                chosen[layer] = path, own
     if not chosen:
         listed = "".join(
             f"\n  {path}: {left.get(layer, 'no pattern of `formats` matches it')}"

@@ -1,4 +1,4 @@
-"""Keras layers that hold their weights in a compressed format."""
+"""Keras layers that hold their weights in a compressed format, or are trained for one."""
 
 from tfcompress_ops.layers.absorbed import Absorbed
 from tfcompress_ops.layers.composite import CompositeLayer
@@ -8,6 +8,7 @@ from tfcompress_ops.layers.dense import Dense
 from tfcompress_ops.layers.einsum_dense import EinsumDense
 from tfcompress_ops.layers.embedding import Embedding
 from tfcompress_ops.layers.layer import CompressedLayer, refusal, replacement
+from tfcompress_ops.layers.quantized import QuantConv2D, QuantDense
 from tfcompress_ops.layers.recurrent import GRUCell, LSTMCell, SimpleRNNCell
 from tfcompress_ops.layers.separable import SeparableConv1D, SeparableConv2D
 
@@ -23,6 +24,8 @@ __all__ = [
     "Embedding",
     "GRUCell",
     "LSTMCell",
+    "QuantConv2D",
+    "QuantDense",
     "SeparableConv1D",
     "SeparableConv2D",
     "SimpleRNNCell",

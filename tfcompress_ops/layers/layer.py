@@ -147,7 +147,11 @@ class CompressedLayer(keras.layers.Layer, abc.ABC):  # type: ignore[misc]
         """
         if getattr(layer, "use_bias", None) is None or cls.float_kernel(layer) is None:
             return None
-        new = type(layer).from_config({**layer.get_config(), "use_bias": True})
+        if trained_format(layer) is None:
+            new = type(layer).from_config({**layer.get_config(), "use_bias": True})
+        else:  # its quantised weights as a float layer's: a quantiser would undo the scale
+            assert cls.replaces is not None
+            new = cls.replaces(**{**cls.arguments(layer), "use_bias": True})
         new.build_from_config(layer.get_build_config())
         weights = cls.source_weights(layer)
         cls.assign_matrix(new, weights.dense() * scale)
@@ -377,6 +381,37 @@ def replaces(keras_class: type[keras.layers.Layer]) -> Callable[[_L], _L]:
     return register
 
 
+def packs_into(
+    cls: type[CompressedLayer],
+) -> Callable[[type[keras.layers.Layer]], type[keras.layers.Layer]]:
+    """Class decorator: makes a layer class that is trained quantised one that `cls` replaces.
+
+    Args:
+        cls: The compressed layer. What it takes from a layer of the class that it replaces, it can
+            take from one of the decorated class, whose `kernel` is the quantised one.
+
+    Returns:
+        The decorator. The class has a method `trained_format`, which gives the format that holds
+        the quantised kernel exactly, or raises ValueError.
+    """
+
+    def register(trained: type[keras.layers.Layer]) -> type[keras.layers.Layer]:
+        _REPLACEMENTS[trained] = cls
+        return trained
+
+    return register
+
+
+def trained_format(layer: keras.layers.Layer) -> Format | None:
+    """The format that a layer was trained for, or `None` for a float layer.
+
+    Raises:
+        ValueError: If no format computes what the layer was trained to compute.
+    """
+    method: Callable[[], Format] | None = getattr(type(layer), "trained_format", None)
+    return None if method is None else layer.trained_format()
+
+
 def replacement(layer: keras.layers.Layer) -> type[CompressedLayer] | None:
     """The compressed layer class that can stand in for a layer of this class, or `None`."""
     return _REPLACEMENTS.get(type(layer))
@@ -391,4 +426,8 @@ def refusal(layer: keras.layers.Layer) -> str | None:
         return "it is not built"
     if layer.compute_dtype not in _COMPUTE_DTYPES:
         return f"it computes in {layer.compute_dtype}"
+    try:
+        trained_format(layer)
+    except ValueError as error:
+        return str(error)
     return cls.refusal(layer)

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 from keras.layers import Layer
 
 from tfcompress_ops import layers as layers_lib
@@ -59,7 +60,7 @@ def prune(
         8
     """
     check_model(model)
-    _check_options(sparsity, threshold, pattern, block, scope)
+    check_options(sparsity, threshold, pattern, block, scope)
     if not prunable_layers(model):
         reasons = (f"\n  {path}: {refusal(layer)}" for path, layer in layer_paths(model).items())
         raise ValueError(
@@ -69,7 +70,7 @@ def prune(
     pruned = rebuild(model, lambda layer: None)
     layers = prunable_layers(pruned)
     for group in [layers] if scope == "global" else [[layer] for layer in layers]:
-        matrices = [_class(layer).source_weights(layer).matrix for layer in group]
+        matrices = [matrix_of(layer) for layer in group]
         try:
             masks = keep_masks(
                 matrices, sparsity=sparsity, threshold=threshold, pattern=pattern, block=block
@@ -104,6 +105,11 @@ def float_kernel(layer: Layer) -> Any:
     return _class(layer).float_kernel(layer)
 
 
+def matrix_of(layer: Layer) -> npt.NDArray[Any]:
+    """The weight matrix `[in_features, out_features]` of a layer that can be pruned."""
+    return _class(layer).source_weights(layer).matrix
+
+
 def prunable_layers(model: keras.Model) -> list[Layer]:
     """The layers of a Sequential or Functional model that can be pruned, each once."""
     return [layer for layer in dict.fromkeys(layer_paths(model).values()) if refusal(layer) is None]
@@ -115,13 +121,19 @@ def _class(layer: Layer) -> type[layers_lib.CompressedLayer]:
     return cls
 
 
-def _check_options(
+def check_options(
     sparsity: float | None,
     threshold: float | None,
     pattern: str | None,
     block: Sequence[int],
     scope: str,
 ) -> None:
+    """Checks the options of `prune`.
+
+    Raises:
+        TypeError: If an option has the wrong type.
+        ValueError: If options are missing, out of range or exclude each other.
+    """
     check_pattern(sparsity=sparsity, threshold=threshold, pattern=pattern, block=block)
     if sparsity is None and threshold is None and pattern is None:
         raise ValueError(
