@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from tfcompress_ops.compression import compress, decompress
     from tfcompress_ops.formats import Binary, Format, Int8, Sparse, Ternary
+    from tfcompress_ops.linking import pack_signs
     from tfcompress_ops.methods import average_weights, prune
     from tfcompress_ops.reports import Report, report
     from tfcompress_ops.search import search_report
@@ -51,6 +52,7 @@ _HOMES = {
     "kernels": "kernels",
     "layers": "layers",
     "ops": "ops",
+    "pack_signs": "linking:pack_signs",
     "prune": "methods:prune",
     "quantizers": "quantizers",
     "report": "reports:report",
@@ -75,6 +77,7 @@ __all__ = [
     "kernels",
     "layers",
     "ops",
+    "pack_signs",
     "prune",
     "quantizers",
     "report",

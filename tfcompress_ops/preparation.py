@@ -74,7 +74,7 @@ def absorb(
     absorbed: dict[str, str] = {}
     for layer in layers:
         folded = None
-        for after in _followers(model, layer):
+        for after in followers(model, layer):
             result = _absorbed(folded or layer, after) if accept(paths[after]) else None
             if result is None:
                 break
@@ -97,7 +97,7 @@ def absorb_like(original: keras.Model, compressed: keras.Model) -> keras.Model:
     return absorb(original, layers, lambda path: isinstance(after.get(path), Absorbed))[0]
 
 
-def _followers(model: keras.Model, layer: Layer) -> list[Layer]:
+def followers(model: keras.Model, layer: Layer) -> list[Layer]:
     """The chain of layers that a layer's only output goes through, each taking nothing else."""
     for graph in [model, *all_paths(model).values()]:
         if is_graph(graph) and layer in graph.layers:

@@ -141,7 +141,10 @@ def report(original: keras.Model, compressed: keras.Model, data: Any = None) -> 
     probes = {
         before: _Probe(after)
         for before, after in pairs.values()
-        if isinstance(after, CompressedLayer) and not isinstance(before, CompressedLayer)
+        if isinstance(after, CompressedLayer)
+        and not isinstance(before, CompressedLayer)
+        # Packed signs are no outputs of the original, nor can it take them.
+        and not (after.format.packed_inputs or after.format.packed_outputs)
     }
     output_norms, weight_norms = _Norms(), _Norms()
     first = None

@@ -218,9 +218,9 @@ class Binary(_Levels):
         packed_inputs: Whether, with `activations="binary"`, inputs are packed signs: int32
             `[..., in_features / 32]`, bit `k % 32` of word `k // 32` set for +1.
         packed_outputs: Whether, with `activations="binary"`, outputs are packed signs: those of
-            the sums less `threshold`, which stands for what follows the product (see
-            `with_bias`). `compress` sets both where one such layer feeds another, so that no
-            number travels between them but signs. A NaN does not get through.
+            the sums less `threshold`, which stands for what follows the product; `scale`, and a
+            layer's bias, are then not used. `tfc.pack_signs` sets both where one such layer feeds
+            another. A NaN does not get through.
 
     Packed arrays:
         `kernel`: uint8 `[packed bytes]`, one bit a weight in the kernels' layout, the same on every
@@ -294,44 +294,6 @@ class Binary(_Levels):
         options = " center" * self.center + " scaled" * self.scale_inputs
         packed = " packed" * (self.packed_inputs or self.packed_outputs)
         return f"{super().label}{options}{packed}"
-
-    def with_bias(
-        self, arrays: Mapping[str, npt.NDArray[Any]], bias: npt.ArrayLike | None
-    ) -> Arrays:
-        """Packed arrays whose thresholds stand for a bias: `scale * sum + bias >= 0`.
-
-        The comparison is the one that float32 would make: signs are those of the unfused layer.
-
-        Args:
-            arrays: What `pack` made, with or without `threshold`.
-            bias: Finite floating-point `[out_features]`, or `None` for zeros.
-
-        Returns:
-            The arrays with `threshold`: the least sum whose output is not negative, the largest
-            int32 where there is none.
-
-        Raises:
-            ValueError: If shapes do not fit, or a scale is negative.
-        """
-        scale = np.asarray(arrays["scale"], np.float32)
-        in_features = int(arrays["shape"][0])
-        least = -np.asarray(0 if bias is None else bias, np.float32)
-        if least.shape not in ((), scale.shape):
-            raise ValueError(
-                f"`bias` must have shape {scale.shape}, one number per output; received shape "
-                f"{least.shape}."
-            )
-        if (scale < 0).any():
-            raise ValueError("`scale` must be >= 0 with `packed_outputs`; received negative ones.")
-        # The least sum in -in_features ... in_features + 1 that is large enough, by bisection.
-        low = np.full(scale.shape, -in_features, np.int64)
-        high = np.full(scale.shape, in_features + 1, np.int64)
-        while (low < high).any():
-            middle = (low + high) // 2
-            enough = scale * middle.astype(np.float32) >= least
-            low, high = np.where(enough, low, middle + 1), np.where(enough, middle, high)
-        threshold = np.where(low > in_features, np.iinfo(np.int32).max, low).astype(np.int32)
-        return {**arrays, "threshold": threshold}
 
 
 @register_format

@@ -14,7 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tfcompress_ops import formats
-from tfcompress_ops.formats.format import Arrays, Format, check_array, check_names, check_shape
+from tfcompress_ops.formats.format import (
+    SIGNS_PER_WORD,
+    Arrays,
+    Format,
+    check_array,
+    check_names,
+    check_shape,
+)
 
 _REPLACEMENTS: dict[type[keras.layers.Layer], type["CompressedLayer"]] = {}
 _L = TypeVar("_L", bound=type["CompressedLayer"])
@@ -147,11 +154,7 @@ class CompressedLayer(keras.layers.Layer, abc.ABC):  # type: ignore[misc]
         """
         if getattr(layer, "use_bias", None) is None or cls.float_kernel(layer) is None:
             return None
-        if trained_format(layer) is None:
-            new = type(layer).from_config({**layer.get_config(), "use_bias": True})
-        else:  # its quantised weights as a float layer's: a quantiser would undo the scale
-            assert cls.replaces is not None
-            new = cls.replaces(**{**cls.arguments(layer), "use_bias": True})
+        new = type(layer).from_config({**layer.get_config(), "use_bias": True})
         new.build_from_config(layer.get_build_config())
         weights = cls.source_weights(layer)
         cls.assign_matrix(new, weights.dense() * scale)
@@ -215,7 +218,11 @@ class CompressedLayer(keras.layers.Layer, abc.ABC):  # type: ignore[misc]
             A built layer of the class that this one replaces, of the same name.
         """
         layer = self.replaces(**self.arguments(self))
-        layer.build_from_config(self.get_build_config())
+        config = self.get_build_config() or {}
+        if self.format.packed_inputs:
+            *before, words = config["input_shape"]
+            config = {"input_shape": (*before, words * SIGNS_PER_WORD)}
+        layer.build_from_config(config)
         self.restore_weights(layer)
         return layer
 
