@@ -11,7 +11,8 @@ from tfcompress_ops.formats import Binary, Ternary
 
 K, N = 67, 37
 FORMATS = [
-    *(format_ for _, format_ in (*Binary.variants(), *Ternary.variants())),
+    *(Binary(activations) for activations in ("float", "int8", "binary")),
+    *(Ternary(activations) for activations in ("float", "int8")),
     Binary("int8", center=True),
     Binary("binary", center=True, scale_inputs=True),
 ]

@@ -230,7 +230,7 @@ class TestCompressErrors:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--format", "nope"], "--format must be one of int8"),
+            (["--format", "nope"], "--format must be one of binary, int8"),
             (["--activations", "nope"], "`activations` must be one of"),
             (["--activations", "static"], "--calibration FILE.npy"),
             (["--layers", "nothing*"], "'nothing*', which matches none"),
@@ -490,7 +490,8 @@ class TestFormatOptions:
 
         parameters = command.__signature__.parameters
         assert set(parameters) == {
-            *("force", "activations", "center", "sparsity", "block", "pattern", "values")
+            *("force", "activations", "center", "sparsity", "block", "pattern", "values"),
+            *("scale_inputs", "threshold"),
         }
         option = parameters["sparsity"].annotation.__metadata__[0]
         assert option.help == "Fraction of zeros, 0 <= s < 1. (later: default None)"

@@ -50,3 +50,16 @@ def test_docstrings(name):
     result = doctest.testmod(module, extraglobs={"keras": keras, "np": np, "tfc": tfc})
     assert result.attempted > 0
     assert result.failed == 0
+
+
+def test_binary_page():
+    """The network of docs/binary.md is compressed as it says."""
+    page = (EXAMPLES.parent / "docs" / "binary.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    names: dict[str, object] = {}
+    exec(code, names)
+    model, small = names["model"], names["small"]
+    x = np.random.default_rng(0).normal(size=(20, 784)).astype(np.float32)
+    np.testing.assert_array_equal(small(x), tfc.compress(model, tfc.Int8())(x))
+    labels = [layer.format.label for layer in small.layers if hasattr(layer, "format")]
+    assert labels == ["int8 dynamic", *2 * ["binary binary packed"], "int8 dynamic"]

@@ -414,3 +414,24 @@ __all__ = [
     "get",
     "register_quantizer",
 ]
+
+
+def training(format: Format) -> tuple[Quantizer, Quantizer | None] | None:
+    """What layers are trained with that are to be packed in a format of one or two bits.
+
+    Args:
+        format: Any format.
+
+    Returns:
+        A quantiser of the kernel and one of the inputs or `None`, of which `format_of` gives the
+        format again (without `center`, which no quantiser has); `None` for formats that are close
+        enough to float weights to need no training.
+    """
+    if isinstance(format, Binary):
+        kernel: Quantizer = SteSign(scale=True)
+        signs: Quantizer | None = SteSign(scale=format.scale_inputs)
+    elif isinstance(format, Ternary):
+        kernel, signs = SteTern(format.threshold), None
+    else:
+        return None
+    return kernel, {"float": None, "int8": FakeInt8(), "binary": signs}[format.activations]

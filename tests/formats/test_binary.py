@@ -90,12 +90,8 @@ class TestOptions:
         assert tfc.formats.get("binary") == Binary()
         assert tfc.formats.get("ternary") == Ternary()
         assert len({format_.label for format_ in OPTIONS}) == len(OPTIONS)
-        assert [label for label, _ in Binary.variants()] == [
-            "binary float",
-            "binary int8",
-            "binary binary",
-        ]
-        assert [label for label, _ in Ternary.variants()] == ["ternary float", "ternary int8"]
+        assert [label for label, _ in Binary.variants()] == ["binary float", "binary binary"]
+        assert [label for label, _ in Ternary.variants()] == ["ternary int8"]
         assert Binary("binary", True, True).label == "binary binary center scaled"
         assert Ternary(threshold="absmean").label == "ternary float absmean"
 

@@ -74,7 +74,7 @@ def make_format(name: str, options: Mapping[str, Any]) -> formats.Format:
         raise CommandError(f"--format must be one of {', '.join(formats.names())}; got {name!r}.")
     cls = type(formats.get(name))
     hints = typing.get_type_hints(cls)
-    known = [field.name for field in dataclasses.fields(cls)]
+    known = [field.name for field in _options_of(cls)]
     for option in options:
         if option not in known:
             has = ", ".join(_flag(field) for field in known) or "none"
@@ -86,6 +86,11 @@ def make_format(name: str, options: Mapping[str, Any]) -> formats.Format:
         raise CommandError(f"Format {name} refuses these options: {error}") from error
 
 
+def _options_of(cls: type[formats.Format]) -> list[dataclasses.Field[Any]]:
+    """The fields that a user sets, not those that another step of the package does."""
+    return [field for field in dataclasses.fields(cls) if not field.metadata.get("internal")]
+
+
 def _fields() -> dict[str, list[_Field]]:
     """The fields of all formats by name."""
     found: dict[str, list[_Field]] = {}
@@ -93,7 +98,7 @@ def _fields() -> dict[str, list[_Field]]:
         cls = type(formats.get(format_name))
         hints = typing.get_type_hints(cls)
         descriptions = _descriptions(inspect.getdoc(cls) or "")
-        for field in dataclasses.fields(cls):
+        for field in _options_of(cls):
             entry = _Field(
                 format_name, hints[field.name], field.default, descriptions.get(field.name, "")
             )

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
-from tfcompress_ops import callbacks, methods
+from tfcompress_ops import callbacks, constraints, methods
 from tfcompress_ops.demo import digits as digits_lib
+from tfcompress_ops.layers import QuantDense
+from tfcompress_ops.quantizers import Quantizer, SteSign
 
 HEAD = "digit"  # the last layer
 
@@ -85,6 +88,69 @@ def fine_tune(
     pruned.get_layer(HEAD).set_weights(model.get_layer(HEAD).get_weights())
     _fit(pruned, digits, epochs, seed, lambda _: None, callbacks.Pruning())
     return _plain(pruned)
+
+
+def train_quantized(
+    model: keras.Model,
+    quantizers: tuple[Quantizer, Quantizer | None],
+    digits: digits_lib.Digits,
+    *,
+    epochs: int,
+    seed: int,
+) -> keras.Model:
+    """Trains a classifier whose hidden layers have quantised weights, and inputs if asked for.
+
+    It begins with the weights of a float one, and normalises what goes into the second hidden layer
+    and into `HEAD`. Where inputs are reduced to signs, the first layer stays float, as is usual:
+    pixels are no signs.
+
+    Args:
+        model: what `train` returned; it is left as it is.
+        quantizers: of the kernels and of the inputs.
+        digits: the data; only the training part is used.
+        epochs: passes over the data.
+        seed: of the order of the batches, the shifts and the dropout.
+
+    Returns:
+        Another classifier. `tfc.compress` packs its `tfc.layers.QuantDense` as they were trained.
+    """
+    keras.utils.set_random_seed(seed)
+    options = dict(zip(("kernel_quantizer", "input_quantizer"), quantizers, strict=True))
+    takes_signs = isinstance(quantizers[1], SteSign)
+    hidden = model.get_layer("strokes").units
+
+    def quantized(name: str) -> keras.layers.Layer:
+        clip = constraints.WeightClip()
+        return QuantDense(hidden, kernel_constraint=clip, name=name, **options)
+
+    first = keras.layers.Dense(hidden, name="strokes") if takes_signs else quantized("strokes")
+    layers: list[keras.layers.Layer] = [first, keras.layers.BatchNormalization(name="norm_1")]
+    if not takes_signs:  # of which a ReLU would leave one
+        layers.append(keras.layers.Activation("relu", name="relu_1"))
+    new = keras.Sequential(
+        [
+            keras.Input((digits_lib.PIXELS,), name="pixels"),
+            *layers,
+            keras.layers.Dropout(_DROPOUT, name="dropout_1"),
+            quantized("shapes"),
+            keras.layers.BatchNormalization(name="norm_2"),
+            keras.layers.Activation("relu", name="relu_2"),
+            keras.layers.Dropout(_DROPOUT, name="dropout_2"),
+            keras.layers.Dense(digits_lib.CLASSES, name=HEAD),
+        ],
+        name=model.name,
+    )
+    for name in ("strokes", "shapes", HEAD):
+        kernel, bias = model.get_layer(name).get_weights()
+        if isinstance(new.get_layer(name), QuantDense):
+            # Spread over -1 ... 1, so that a step of the optimizer does not turn every sign; what
+            # follows is normalised.
+            kernel = kernel / np.abs(kernel).max()
+        new.get_layer(name).set_weights([kernel, bias])
+    _fit(new, digits, epochs, seed, lambda _: None)
+    copied = keras.models.clone_model(new)
+    copied.set_weights(new.get_weights())
+    return copied
 
 
 def _fit(

@@ -15,7 +15,8 @@ from tfcompress_ops.demo import classifier
 from tfcompress_ops.demo import digits as digits_lib
 from tfcompress_ops.demo.digits import PIXELS
 from tfcompress_ops.demo.results import FLOAT32, FLOAT32_XLA, KERAS_INT8
-from tfcompress_ops.formats import Format
+from tfcompress_ops.formats import Format, Int8
+from tfcompress_ops.quantizers import training
 
 _CALIBRATION_DIGITS = 500
 
@@ -58,6 +59,7 @@ def enter(
     digits: digits_lib.Digits,
     *,
     epochs: int,
+    quantized_epochs: int,
     seed: int,
     with_xla: bool,
     on_step: Callable[[float], None],
@@ -65,12 +67,14 @@ def enter(
     """Makes the contestants, plain Keras first.
 
     A format that removes weights gets a classifier that was trained on without them; classifiers
-    that were pruned alike are trained once.
+    that were pruned alike are trained once. A format of one or two bits gets one that was trained
+    with such weights, whose other layers become int8.
 
     Args:
         model: the trained classifier.
         digits: what it was trained on; formats that need to see inputs see some of it.
         epochs: passes over the digits with which a pruned classifier is trained on.
+        quantized_epochs: the same for one of one or two bits.
         seed: of that training.
         with_xla: whether the model compiled by XLA is among them, which takes seconds to compile.
         on_step: called after each with the share that is done, 0 to 1.
@@ -93,6 +97,12 @@ def enter(
                 )
             source = pruned[key]
             chosen = {classifier.HEAD: variant.dense_alternative, "*": variant}
+        quantizers = training(variant)
+        if quantizers is not None:
+            source = classifier.train_quantized(
+                model, quantizers, digits, epochs=quantized_epochs, seed=seed
+            )
+            chosen = {"*": Int8()}
         compressed = compression.compress(source, chosen, calibration_data, batch_size=None)
         contestants.append(Contestant(label, compressed, variant))
         on_step(step / len(pairs))

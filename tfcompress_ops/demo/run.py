@@ -59,6 +59,11 @@ class Settings:
         return 1 if self.quick else 2
 
     @property
+    def quantized_epochs(self) -> int:
+        """Passes over the digits with weights of one or two bits, which want longer."""
+        return 1 if self.quick else 8
+
+    @property
     def rounds(self) -> int:
         """Bursts of each contestant at each batch size."""
         return 3 if self.quick else 15
@@ -96,6 +101,7 @@ def run(settings: Settings, environment: dict[str, Any], progress: Progress) -> 
             model,
             digits,
             epochs=settings.pruned_epochs,
+            quantized_epochs=settings.quantized_epochs,
             seed=settings.seed,
             with_xla=not settings.quick,
             on_step=done,

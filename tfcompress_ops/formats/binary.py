@@ -63,12 +63,6 @@ class _Levels(Format):
         """Short text for tables: the name and how activations are treated."""
         return f"{self.name} {self.activations}"
 
-    @classmethod
-    def variants(cls) -> list[tuple[str, Format]]:
-        """Every treatment of the activations."""
-        formats = [cls(activations) for activations in cls.known_activations]  # type: ignore[arg-type]
-        return [(format_.label, format_) for format_ in formats]
-
     def pack(self, kernel: npt.ArrayLike, calibration: Any = None) -> Arrays:
         """Reduces a weight matrix to levels and packs them.
 
@@ -248,8 +242,8 @@ class Binary(_Levels):
 
     center: bool = False
     scale_inputs: bool = False
-    packed_inputs: bool = False
-    packed_outputs: bool = False
+    packed_inputs: bool = dataclasses.field(default=False, metadata={"internal": True})
+    packed_outputs: bool = dataclasses.field(default=False, metadata={"internal": True})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -272,6 +266,12 @@ class Binary(_Levels):
                 "`center` must be False with `packed_outputs`: a mean's share of a sum depends on "
                 "the row, a threshold cannot; received True."
             )
+
+    @classmethod
+    def variants(cls) -> list[tuple[str, Format]]:
+        """Float inputs and signs: of what a network is trained for, the least and the most."""
+        formats = [cls("float"), cls("binary")]
+        return [(format_.label, format_) for format_ in formats]
 
     @property
     def rule(self) -> str:
@@ -339,6 +339,11 @@ class Ternary(_Levels):
             raise ValueError(
                 f"`threshold` must be one of {get_args(Threshold)}; received {self.threshold!r}."
             )
+
+    @classmethod
+    def variants(cls) -> list[tuple[str, Format]]:
+        """int8 inputs, the faster ones."""
+        return [(cls("int8").label, cls("int8"))]
 
     @property
     def rule(self) -> str:
