@@ -14,7 +14,7 @@ from tfcompress_ops.methods.outputs import (
     check_one_output,
     output_activation,
 )
-from tfcompress_ops.structure import is_graph
+from tfcompress_ops.structure import input_of, is_graph
 
 # Keeps logarithms finite. Its inverse, a logarithm's gradient, is finite in float32 too.
 _LEAST_PROBABILITY = 1e-30
@@ -154,7 +154,7 @@ class Distiller(keras.Model):  # type: ignore[misc]
             if sample_weight is not None and len(sample_weight.shape) > 1:
                 sample_weight = None  # Weights of steps in time say nothing of hidden layers.
             for mine, its, regress in zip(hidden or [], hints, self._regressors, strict=True):
-                match = _Match()(tf.stop_gradient(its), regress(mine), sample_weight)
+                match = _Match(name="match")(tf.stop_gradient(its), regress(mine), sample_weight)
                 losses.append(self.match_weight * match)
         return ops.sum(losses)
 
@@ -181,7 +181,9 @@ class _Tapped:
     def __init__(self, model: keras.Model, argument: str, names: list[str]) -> None:
         self.model = model
         self.taps = [_output_of(model, argument, name) for name in names]
-        self._runs = keras.Model(model.input, [model.outputs[0], *self.taps]) if names else None
+        self._runs: keras.Model | None = None
+        if names:
+            self._runs = keras.Model(input_of(model), [model.outputs[0], *self.taps])
 
     def __call__(self, inputs: Any, training: bool) -> tuple[Any, list[Any]]:
         if self._runs is None:

@@ -11,7 +11,7 @@ from keras import ops
 from tfcompress_ops.compression import check_model
 from tfcompress_ops.methods.outputs import alike, check_one_output, output_activation
 from tfcompress_ops.rebuilding import rebuild
-from tfcompress_ops.structure import is_graph
+from tfcompress_ops.structure import input_of, is_graph
 
 
 def ensemble(
@@ -64,7 +64,7 @@ def ensemble(
         raise ValueError(f'`combine` must be "mean" or "vote"; received {combine!r}.')
     _check(models)
     shares = _shares(models, weights)
-    inputs = keras.tree.map_structure(_input_like, models[0].input)
+    inputs = keras.tree.map_structure(_input_like, input_of(models[0]))
     outputs = [_member(model, index)(inputs) for index, model in enumerate(models)]
     return keras.Model(inputs, _COMBINATIONS[combine](models[0], outputs, shares), name="ensemble")
 
@@ -100,7 +100,7 @@ _COMBINATIONS: dict[str, Callable[[keras.Model, list[Any], list[float]], Any]] =
 def _member(model: keras.Model, index: int) -> keras.Model:
     """A copy of a model that is not compiled, with a name of its own."""
     copied = rebuild(model, lambda layer: None)
-    return keras.Model(copied.input, copied.outputs[0], name=f"member_{index}")
+    return keras.Model(input_of(copied), copied.outputs[0], name=f"member_{index}")
 
 
 def _input_like(tensor: Any) -> Any:
@@ -134,7 +134,9 @@ def _check(models: list[keras.Model]) -> None:
     first = models[0]
     for model in models[1:]:
         if not _same_inputs(model, first):
-            raise _unlike("inputs", first, model, _shapes(first.input), _shapes(model.input))
+            raise _unlike(
+                "inputs", first, model, _shapes(input_of(first)), _shapes(input_of(model))
+            )
         if not alike(model.outputs[0], first.outputs[0]):
             raise _unlike(
                 "outputs", first, model, _shapes(first.outputs[0]), _shapes(model.outputs[0])
@@ -147,7 +149,7 @@ def _check(models: list[keras.Model]) -> None:
 def _same_inputs(first: keras.Model, second: keras.Model) -> bool:
     def kinds(model: keras.Model) -> Any:
         return keras.tree.map_structure(
-            lambda tensor: (str(tuple(tensor.shape[1:])), tensor.dtype), model.input
+            lambda tensor: (str(tuple(tensor.shape[1:])), tensor.dtype), input_of(model)
         )
 
     return bool(kinds(first) == kinds(second))

@@ -36,7 +36,7 @@ def check_one_output(model: keras.Model, argument: str) -> None:
     if is_graph(model) and len(model.outputs) != 1:
         raise ValueError(
             f"`{argument}` must have one output; received {model.name!r}, which has "
-            f"{len(model.outputs)}. Make a model of one of them: keras.Model(model.input, output)."
+            f"{len(model.outputs)}. Make a model of one of them: keras.Model(model.inputs, output)."
         )
 
 
