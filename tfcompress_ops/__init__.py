@@ -32,12 +32,14 @@ if TYPE_CHECKING:
     from tfcompress_ops.formats import Binary, Format, Int8, Sparse, Ternary
     from tfcompress_ops.linking import pack_signs
     from tfcompress_ops.methods import average_weights, prune
+    from tfcompress_ops.methods import Distiller, average_weights, ensemble, prune
     from tfcompress_ops.reports import Report, report
     from tfcompress_ops.search import search_report
 
 # Where each public name lives; one without a colon is a module.
 _HOMES = {
     "Binary": "formats:Binary",
+    "Distiller": "methods:Distiller",
     "Format": "formats:Format",
     "Int8": "formats:Int8",
     "Report": "reports:Report",
@@ -48,6 +50,7 @@ _HOMES = {
     "constraints": "constraints",
     "compress": "compression:compress",
     "decompress": "compression:decompress",
+    "ensemble": "methods:ensemble",
     "formats": "formats",
     "kernels": "kernels",
     "layers": "layers",
@@ -62,6 +65,7 @@ _HOMES = {
 
 __all__ = [
     "Binary",
+    "Distiller",
     "Format",
     "Int8",
     "Report",
@@ -73,6 +77,7 @@ __all__ = [
     "compress",
     "constraints",
     "decompress",
+    "ensemble",
     "formats",
     "kernels",
     "layers",

@@ -217,11 +217,12 @@ def decompress(model: keras.Model) -> keras.Model:
     )
 
 
-def check_model(model: Any) -> None:
+def check_model(model: Any, argument: str = "model") -> None:
     """Checks that a model has weights that can be worked on.
 
     Args:
         model: What should be a built Keras model.
+        argument: What the caller calls it.
 
     Raises:
         TypeError: If it is not a Keras model.
@@ -229,13 +230,13 @@ def check_model(model: Any) -> None:
     """
     if not isinstance(model, keras.Model):
         raise TypeError(
-            f"`model` must be a keras.Model; received {type(model).__name__}. Load a file with "
-            "keras.saving.load_model first."
+            f"`{argument}` must be a keras.Model; received {type(model).__name__}. Load a file "
+            "with keras.saving.load_model first."
         )
     if not model.built:
         raise ValueError(
-            f"`model` must be built; received {model.name!r}, which has no weights yet. Start it "
-            "with a keras.Input, or call it on data once."
+            f"`{argument}` must be built; received {model.name!r}, which has no weights yet. Start "
+            "it with a keras.Input, or call it on data once."
         )
 
 

@@ -27,6 +27,11 @@ def is_graph(layer: Any) -> bool:
     return isinstance(layer, Functional) and type(layer).call is Functional.call
 
 
+def input_of(graph: keras.Model) -> Any:
+    """The inputs of a Sequential or Functional model, nested as it takes them."""
+    return graph.inputs[0] if isinstance(graph, keras.Sequential) else graph.input
+
+
 def is_container(layer: Any) -> bool:
     """Whether a layer is no graph and holds other layers in attributes, lists, tuples or dicts."""
     return isinstance(layer, Layer) and not is_graph(layer) and any(True for _ in held(layer))

@@ -1,6 +1,8 @@
 """What changes a float model's weights or structure, before any format comes in."""
 
 from tfcompress_ops.methods.averaging import average_weights
+from tfcompress_ops.methods.distillation import Distiller
+from tfcompress_ops.methods.ensembling import ensemble
 from tfcompress_ops.methods.pruning import prune
 
-__all__ = ["average_weights", "prune"]
+__all__ = ["Distiller", "average_weights", "ensemble", "prune"]
