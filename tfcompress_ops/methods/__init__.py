@@ -1,6 +1,7 @@
 """What changes a float model's weights or structure, before any format comes in."""
 
 from tfcompress_ops.methods.averaging import average_weights
+from tfcompress_ops.methods.neurons import remove_neurons
 from tfcompress_ops.methods.pruning import prune
 
-__all__ = ["average_weights", "prune"]
+__all__ = ["average_weights", "prune", "remove_neurons"]
