@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tfcompress_ops.linking import pack_signs
     from tfcompress_ops.methods import average_weights, prune
     from tfcompress_ops.methods import Distiller, average_weights, ensemble, prune
+    from tfcompress_ops.methods import average_weights, prune, remove_neurons
     from tfcompress_ops.reports import Report, report
     from tfcompress_ops.search import search_report
 
@@ -58,6 +59,7 @@ _HOMES = {
     "pack_signs": "linking:pack_signs",
     "prune": "methods:prune",
     "quantizers": "quantizers",
+    "remove_neurons": "methods:remove_neurons",
     "report": "reports:report",
     "schedules": "schedules",
     "search_report": "search:search_report",
@@ -85,6 +87,7 @@ __all__ = [
     "pack_signs",
     "prune",
     "quantizers",
+    "remove_neurons",
     "report",
     "schedules",
     "search_report",

@@ -5,7 +5,7 @@ import copy
 import types
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
@@ -67,14 +67,26 @@ def rebuild(model: keras.Model, replace: Replace) -> keras.Model:
     return new_model
 
 
-def copy_layer(layer: Layer) -> Layer:
-    """A layer of the same configuration, from its live class and functions."""
+def copy_layer(layer: Layer, changes: Mapping[str, Any] | None = None) -> Layer:
+    """A layer of the same configuration, from its live class and functions.
+
+    Args:
+        layer: The layer.
+        changes: Entries of the configuration that are others in the copy, which is not built then.
+
+    Returns:
+        The new layer, with initial weights if `layer` is built and there are no `changes`.
+    """
     objects = {type(layer).__name__: type(layer)}
     objects.update(_functions(vars(layer).values()))
     try:
         # Not safe mode: whatever a Lambda holds is code that runs in this process already.
+        serialized = keras.saving.serialize_keras_object(layer)
+        if changes is not None:
+            serialized.pop("build_config", None)
+            serialized["config"].update(changes)
         return keras.saving.deserialize_keras_object(
-            keras.saving.serialize_keras_object(layer), custom_objects=objects, safe_mode=False
+            serialized, custom_objects=objects, safe_mode=False
         )
     except Exception as error:
         raise ValueError(
