@@ -31,9 +31,7 @@ if TYPE_CHECKING:
     from tfcompress_ops.compression import compress, decompress
     from tfcompress_ops.formats import Binary, Format, Int8, Sparse, Ternary
     from tfcompress_ops.linking import pack_signs
-    from tfcompress_ops.methods import average_weights, prune
-    from tfcompress_ops.methods import Distiller, average_weights, ensemble, prune
-    from tfcompress_ops.methods import average_weights, prune, remove_neurons
+    from tfcompress_ops.methods import Distiller, average_weights, ensemble, prune, remove_neurons
     from tfcompress_ops.reports import Report, report
     from tfcompress_ops.search import search_report
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 
 from tfcompress_ops import callbacks, constraints, methods
 from tfcompress_ops.demo import digits as digits_lib
@@ -19,9 +18,9 @@ HEAD = "digit"  # the last layer
 _BATCH_SIZE = 128
 _DROPOUT = 0.3
 _LEARNING_RATE = 1e-3
-# Standard deviation of the float weights behind quantised ones, to begin with: 45 steps. Spread over
-# -1 ... 1 they learn too slowly (W1A32 loses 2 points at 512 units), as they come too restlessly (10
-# points at 2048 units).
+# Standard deviation of the float weights behind quantised ones, to begin with: 45 steps. Spread
+# over -1 ... 1 they learn too slowly (W1A32 loses 2 points at 512 units), as they come too
+# restlessly (10 points at 2048 units).
 _LATENT_DEVIATION = 0.045
 
 

@@ -3,8 +3,7 @@
 from tfcompress_ops.methods.averaging import average_weights
 from tfcompress_ops.methods.distillation import Distiller
 from tfcompress_ops.methods.ensembling import ensemble
+from tfcompress_ops.methods.neurons import remove_neurons
 from tfcompress_ops.methods.pruning import prune
 
-__all__ = ["Distiller", "average_weights", "ensemble", "prune"]
-from tfcompress_ops.methods.neurons import remove_neurons
-__all__ = ["average_weights", "prune", "remove_neurons"]
+__all__ = ["Distiller", "average_weights", "ensemble", "prune", "remove_neurons"]
