@@ -21,6 +21,8 @@ DOCUMENTED = [
     "layers.dense",
     "layers.quantized",
     "methods.averaging",
+    "methods.distillation",
+    "methods.ensembling",
     "methods.pruning",
     "ops",
     "patterns",

@@ -6,6 +6,9 @@ import pytest
 
 import tfcompress_ops as tfc
 
+# Keras saves its variables in a way that NumPy 2 warns about.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
+
 
 def make_model(*units, activation=None, name=None, rate=0.0, seed=0):
     layers = [keras.Input((6,))]

@@ -7,6 +7,9 @@ import tensorflow as tf
 
 import tfcompress_ops as tfc
 
+# Keras saves its variables in a way that NumPy 2 warns about.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
+
 
 def make_model(units=3, activation=None, inputs=(5,), name=None):
     return keras.Sequential(

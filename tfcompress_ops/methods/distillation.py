@@ -21,7 +21,7 @@ _LEAST_PROBABILITY = 1e-30
 
 
 class Distiller(keras.Model):  # type: ignore[misc]
-    r"""Trains a student on labels and on what a teacher makes of the same inputs.
+    """Trains a student on labels and on what a teacher makes of the same inputs.
 
     With logits `z` of the student and `v` of the teacher, `T = temperature`:
 

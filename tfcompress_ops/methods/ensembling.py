@@ -99,8 +99,8 @@ _COMBINATIONS: dict[str, Callable[[keras.Model, list[Any], list[float]], Any]] =
 
 def _member(model: keras.Model, index: int) -> keras.Model:
     """A copy of a model that is not compiled, with a name of its own."""
-    copied = rebuild(model, lambda layer: None)
-    return keras.Model(input_of(copied), copied.outputs[0], name=f"member_{index}")
+    member = keras.Model(input_of(model), model.outputs[0], name=f"member_{index}")
+    return rebuild(member, lambda layer: None)
 
 
 def _input_like(tensor: Any) -> Any:
