@@ -27,7 +27,7 @@ def data(model, seed=1):
 
 def norms(layers, order=1):
     """Of all incoming weights of each unit of layers that are tied together."""
-    columns = [np.reshape(layer.kernel, (-1, layer.kernel.shape[-1])) for layer in layers]
+    columns = [np.reshape(layer.kernel.numpy(), (-1, layer.kernel.shape[-1])) for layer in layers]
     return np.linalg.norm(np.concatenate(columns), order, axis=0)
 
 
@@ -40,7 +40,7 @@ def masked(model, outgoing):
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
     for name, rows in outgoing.items():
-        kernel = np.array(copy.get_layer(name).kernel)
+        kernel = copy.get_layer(name).kernel.numpy().copy()
         kernel[..., rows, :] = 0
         copy.get_layer(name).kernel.assign(kernel)
     return copy

@@ -379,7 +379,7 @@ class _Graph:
         new = copy_layer(layer, changes)
         new.build((*self._shapes[layer][:-1], int(inputs.sum())))
         for source, target in zip(layer.variables, new.variables, strict=True):
-            value = keras.ops.convert_to_numpy(source)
+            value = source.numpy()
             if source.name not in axes:
                 value = value[outputs] if value.shape == outputs.shape else value
             else:
@@ -402,7 +402,7 @@ def _is_plain(layer: Any) -> bool:
 
 def _powers(layer: Layer, order: int) -> Array:
     """The sum over each unit's incoming weights of `|w|^order`."""
-    kernel = np.abs(keras.ops.convert_to_numpy(layer.kernel).astype(np.float64)) ** order
+    kernel = np.abs(layer.kernel.numpy().astype(np.float64)) ** order
     _, _, axis = _PRODUCERS[type(layer)]
     return np.asarray(np.moveaxis(kernel, axis, 0).reshape(kernel.shape[axis], -1).sum(axis=1))
 
