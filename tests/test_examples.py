@@ -21,6 +21,7 @@ DOCUMENTED = [
     "layers.dense",
     "layers.quantized",
     "methods.averaging",
+    "methods.neurons",
     "methods.pruning",
     "ops",
     "patterns",

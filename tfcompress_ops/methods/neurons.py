@@ -372,7 +372,9 @@ class _Graph:
             new = copy_layer(layer, {})
             copy_variables(layer, new)
             return new
-        changes, axes = {}, {"kernel": (-2, None)}  # Depthwise; all else has an entry for each unit
+        # Depthwise kernels; all other variables have an entry for each unit.
+        changes: dict[str, Any] = {}
+        axes: dict[str, tuple[int, int | None]] = {"kernel": (-2, None)}
         if type(layer) in _PRODUCERS:
             name, *places = _PRODUCERS[type(layer)]
             changes, axes = {name: int(outputs.sum())}, {"kernel": (places[0], places[1])}
