@@ -23,6 +23,7 @@ DOCUMENTED = [
     "methods.averaging",
     "methods.distillation",
     "methods.ensembling",
+    "methods.neurons",
     "methods.pruning",
     "ops",
     "patterns",

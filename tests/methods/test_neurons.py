@@ -6,6 +6,9 @@ import pytest
 
 import tfcompress_ops as tfc
 
+# Keras saves weights by an `__array__` of the older kind.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
+
 L = keras.layers
 
 
@@ -27,7 +30,7 @@ def data(model, seed=1):
 
 def norms(layers, order=1):
     """Of all incoming weights of each unit of layers that are tied together."""
-    columns = [np.reshape(layer.kernel, (-1, layer.kernel.shape[-1])) for layer in layers]
+    columns = [np.reshape(layer.kernel.numpy(), (-1, layer.kernel.shape[-1])) for layer in layers]
     return np.linalg.norm(np.concatenate(columns), order, axis=0)
 
 
@@ -40,7 +43,7 @@ def masked(model, outgoing):
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
     for name, rows in outgoing.items():
-        kernel = np.array(copy.get_layer(name).kernel)
+        kernel = copy.get_layer(name).kernel.numpy().copy()
         kernel[..., rows, :] = 0
         copy.get_layer(name).kernel.assign(kernel)
     return copy
@@ -151,6 +154,23 @@ def test_concatenation_and_shared_layer():
     s, o = (least([model.get_layer(name)], count) for name, count in (("shared", 3), ("other", 2)))
     small = check(model, {"head": np.concatenate([s, 6 + o, 10 + s])}, fraction=0.5)
     assert small.get_layer("head").kernel.shape == (8, 2)
+
+
+def test_gate_and_transposed_convolution():
+    """Channels scaled by a squeeze-and-excitation gate, and a constant for each unit."""
+    inputs = keras.Input((4, 2))
+    x = L.Conv1DTranspose(6, 2, strides=2, name="wide")(inputs)
+    gate = L.Reshape((1, 6))(L.Dense(6, "sigmoid", name="gate")(L.GlobalAveragePooling1D()(x)))
+    x = L.Conv1D(4, 3, name="after")(L.Multiply()([x, gate]))
+    x = L.Dense(3, name="last")(x * np.arange(4, dtype="f"))
+    model = randomised(keras.Model(inputs, x))
+    wide, gate = (model.get_layer(name).kernel.numpy() for name in ("wide", "gate"))
+    together = np.abs(wide).sum(axis=(0, 2)) + np.abs(gate).sum(axis=0)
+    gone = np.argsort(together)[:3]
+    small = check(model, {"after": gone, "gate": gone}, fraction=0.5)
+    names = ("wide", "after")
+    assert [small.get_layer(name).filters for name in names] == [3, 4]
+    assert small.get_layer("gate").kernel.shape == (3, 3)
 
 
 def test_what_stays():

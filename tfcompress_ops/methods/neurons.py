@@ -372,8 +372,8 @@ class _Graph:
             new = copy_layer(layer, {})
             copy_variables(layer, new)
             return new
-        changes: dict[str, int] = {}
-        # Depthwise; all else has an entry for each unit.
+        # Depthwise kernels; all other variables have an entry for each unit.
+        changes: dict[str, Any] = {}
         axes: dict[str, tuple[int, int | None]] = {"kernel": (-2, None)}
         if type(layer) in _PRODUCERS:
             name, *places = _PRODUCERS[type(layer)]
@@ -381,7 +381,7 @@ class _Graph:
         new = copy_layer(layer, changes)
         new.build((*self._shapes[layer][:-1], int(inputs.sum())))
         for source, target in zip(layer.variables, new.variables, strict=True):
-            value = keras.ops.convert_to_numpy(source)
+            value = source.numpy()
             if source.name not in axes:
                 value = value[outputs] if value.shape == outputs.shape else value
             else:
@@ -404,7 +404,7 @@ def _is_plain(layer: Any) -> bool:
 
 def _powers(layer: Layer, order: int) -> Array:
     """The sum over each unit's incoming weights of `|w|^order`."""
-    kernel = np.abs(keras.ops.convert_to_numpy(layer.kernel).astype(np.float64)) ** order
+    kernel = np.abs(layer.kernel.numpy().astype(np.float64)) ** order
     _, _, axis = _PRODUCERS[type(layer)]
     return np.asarray(np.moveaxis(kernel, axis, 0).reshape(kernel.shape[axis], -1).sum(axis=1))
 
