@@ -144,7 +144,7 @@ def test_compressed_student():
     """The kept values of sparse layers are trained; their zeros stay."""
     x, y = make_data(rows=200)
     teacher = make_model(32, 3, seed=5)
-    student = tfc.compress(make_model(16, 3), tfc.Sparse(0.5))
+    student = tfc.compress(make_model(16, 3), tfc.Sparse(0.5), batch_size=None)
     zeros = tfc.decompress(student).layers[0].kernel.numpy() == 0
     before = tfc.decompress(student).layers[0].kernel.numpy()
     distiller = tfc.Distiller(student, teacher, alpha=0.2)
