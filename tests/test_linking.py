@@ -60,6 +60,26 @@ def test_outputs_stay_the_same_bit_for_bit(use_bias: bool, x: Any) -> None:
     assert signs.shape == (300, 3)
 
 
+def test_sequences(x: Any) -> None:
+    """The BatchNormalization between takes three dimensions."""
+    keras.utils.set_random_seed(0)
+    signs = {"kernel_quantizer": SIGN(), "input_quantizer": SIGN()}
+    layers = [QuantDense(64, **signs), keras.layers.BatchNormalization(), QuantDense(7, **signs)]
+    model = keras.Sequential([keras.Input((6, 50)), *layers])
+    model.layers[1].beta.assign(np.random.default_rng(0).normal(size=64))
+    compressed = tfc.compress(model, batch_size=None)
+    sequences = x.reshape(50, 6, 50)
+    np.testing.assert_array_equal(tfc.pack_signs(compressed)(sequences), compressed(sequences))
+
+
+def test_half_precision_is_not_joined() -> None:
+    """What is rounded between two layers can change a sign."""
+    dense = [keras.layers.Dense(32, dtype="mixed_bfloat16") for _ in range(2)]
+    model = keras.Sequential([keras.Input((8,)), *dense])
+    with pytest.raises(ValueError, match="no two layers can be joined"):
+        tfc.pack_signs(tfc.compress(model, tfc.Binary("binary"), batch_size=None))
+
+
 def test_original_is_left_as_it_is(x: Any) -> None:
     compressed = tfc.compress(chain(), batch_size=None)
     before = np.asarray(compressed(x))

@@ -31,8 +31,9 @@ def pack_signs(model: keras.Model) -> keras.Model:
     by running the layers in between on the sums themselves, so that every sign is the one that
     they would have given. What was in between becomes a `layers.Absorbed` of the same name.
 
-    Layers are joined whose activation is linear, with neither `center` nor `scale_inputs`, with a
-    multiple of 32 units and scales >= 0. A NaN does not get through packed signs.
+    Layers are joined that compute in float32 and whose activation is linear, with neither `center`
+    nor `scale_inputs`, with a multiple of 32 units and scales >= 0. A NaN does not get through
+    packed signs.
 
     Args:
         model: A built model that `tfc.compress` made, Sequential or Functional (others in it
@@ -101,6 +102,7 @@ def _is_binary(layer: Layer) -> bool:
         and layer.format.activations == "binary"
         and not layer.format.scale_inputs
         and not layer.format.packed_inputs
+        and layer.compute_dtype == "float32"
     )
 
 
@@ -141,11 +143,11 @@ def _with_threshold(
         z = sums.astype(np.float32) * arrays["scale"]
         if bias is not None:
             z = z + bias
-        x = keras.ops.convert_to_tensor(z[np.newaxis])
         for layer in between:
-            x = layer(x, training=False) if not isinstance(layer, keras.layers.Identity) else x
-        result: npt.NDArray[np.float32] = np.asarray(x)[0]
-        return result
+            if isinstance(layer, keras.layers.BatchNormalization):
+                rank = len((layer.get_build_config() or {})["input_shape"])
+                z = np.asarray(layer(z.reshape(*[1] * (rank - 1), -1), training=False))
+        return z.reshape(-1)
 
     # Where outputs fall as sums rise, the weights are turned round, and with them the sums.
     most = np.full(out_features, in_features, np.int64)

@@ -4,23 +4,14 @@ from typing import Any
 
 import keras
 import numpy as np
-import numpy.typing as npt
 
 from tfcompress_ops.formats.format import SIGNS_PER_WORD
-from tfcompress_ops.layers.layer import CompressedLayer, Weights, replaces
-
-_SERIALIZED = {
-    "kernel_initializer": keras.initializers,
-    "bias_initializer": keras.initializers,
-    "kernel_regularizer": keras.regularizers,
-    "bias_regularizer": keras.regularizers,
-    "kernel_constraint": keras.constraints,
-    "bias_constraint": keras.constraints,
-}
+from tfcompress_ops.layers.kernel_layer import KernelLayer
+from tfcompress_ops.layers.layer import Weights, replaces
 
 
 @replaces(keras.layers.Dense)
-class Dense(CompressedLayer):
+class Dense(KernelLayer):
     """`keras.layers.Dense` whose kernel stays in a compressed format.
 
     `output = activation(inputs @ kernel + bias)`, where `kernel` is what the packed arrays stand
@@ -59,38 +50,26 @@ class Dense(CompressedLayer):
         TensorShape([2, 4])
     """
 
+    own_arguments = ("units", "use_bias")
+
     def __init__(
         self,
         units: int,
         format: Any = "int8",
         activation: Any = None,
         use_bias: bool = True,
-        kernel_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
-        kernel_regularizer: Any = None,
-        bias_regularizer: Any = None,
-        activity_regularizer: Any = None,
-        kernel_constraint: Any = None,
-        bias_constraint: Any = None,
         **kwargs: Any,
     ) -> None:
         if not isinstance(units, int) or isinstance(units, bool) or units <= 0:
             raise ValueError(f"`units` must be a positive integer; received {units!r}.")
-        super().__init__(format=format, activity_regularizer=activity_regularizer, **kwargs)
+        super().__init__(format=format, activation=activation, **kwargs)
         if self.format.packed_outputs and units % SIGNS_PER_WORD:
             raise ValueError(
                 f"`units` must be a multiple of {SIGNS_PER_WORD} where {self.format} packs its "
                 f"outputs; received {units}."
             )
         self.units = units
-        self.activation = keras.activations.get(activation)
         self.use_bias = use_bias
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
-        self.kernel_constraint = keras.constraints.get(kernel_constraint)
-        self.bias_constraint = keras.constraints.get(bias_constraint)
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
         self.supports_masking = True
 
@@ -109,33 +88,14 @@ class Dense(CompressedLayer):
         return None
 
     @classmethod
-    def arguments(cls, layer: keras.layers.Layer) -> dict[str, Any]:
-        """Constructor arguments of a `Dense` of either kind, as live objects."""
-        # "int8_from_float32" is the policy of a layer that Keras quantised: what it was before.
-        policy = layer.dtype_policy.name.rpartition("_from_")[2]
-        names = ("units", "activation", "use_bias", "activity_regularizer", *_SERIALIZED)
-        return {
-            **{name: getattr(layer, name) for name in names},
-            "name": layer.name,
-            "trainable": layer.trainable,
-            "dtype": policy,
-        }
-
-    @classmethod
     def source_weights(cls, layer: keras.layers.Dense) -> Weights:
         """The kernel, LoRA merged, or the int8 values that Keras quantised it to."""
+        if layer.quantization_mode != "int8":
+            return super().source_weights(layer)
         bias = None if layer.bias is None else layer.bias.numpy().astype(np.float32)
-        if layer.quantization_mode == "int8":
-            # Keras stores the inverse, 127 / max |w|, and divides by it.
-            scale = 1 / layer.kernel_scale.numpy().astype(np.float32)
-            return Weights(layer._kernel.numpy(), scale, bias)
-        return Weights(keras.ops.convert_to_tensor(layer.kernel).numpy(), None, bias)
-
-    def restore_weights(self, layer: keras.layers.Dense) -> None:
-        """Assigns the unpacked kernel and the bias."""
-        self.assign_matrix(layer, self.weight_matrix())
-        if self.bias is not None:
-            layer.bias.assign(self.bias)
+        # Keras stores the inverse, 127 / max |w|, and divides by it.
+        scale = 1 / layer.kernel_scale.numpy().astype(np.float32)
+        return Weights(layer._kernel.numpy(), scale, bias)
 
     def matrix_shape(self, input_shape: Any) -> tuple[int, int]:
         """`(in_features, units)`.
@@ -151,23 +111,17 @@ class Dense(CompressedLayer):
         signs = SIGNS_PER_WORD if self.format.packed_inputs else 1
         return int(input_shape[-1]) * signs, self.units
 
-    def initial_matrix(self, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
-        """Draws a kernel from `kernel_initializer`."""
-        kernel = self.kernel_initializer(shape, dtype="float32")
-        return np.asarray(kernel.numpy(), np.float32)
+    def kernel_shape(self, input_shape: Any) -> tuple[int, ...]:
+        """`(in_features, units)`."""
+        return self.matrix_shape(input_shape)
+
+    def bias_shape(self, input_shape: Any) -> tuple[int, ...] | None:
+        """`(units,)`, or `None` without a bias."""
+        return (self.units,) if self.use_bias else None
 
     def build_rest(self, input_shape: Any) -> None:
         """Creates the bias."""
-        if self.use_bias:
-            self.bias = self.add_weight(
-                name="bias",
-                shape=(self.units,),
-                initializer=self.bias_initializer,
-                regularizer=self.bias_regularizer,
-                constraint=self.bias_constraint,
-                dtype="float32",
-                autocast=False,
-            )
+        super().build_rest(input_shape)
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
 
     def call(self, inputs: Any) -> Any:
@@ -190,13 +144,3 @@ class Dense(CompressedLayer):
         """The output's shape and dtype: the compute dtype, or int32 for packed signs."""
         dtype = "int32" if self.format.packed_outputs else self.compute_dtype
         return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype=dtype)
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {
-            **super().get_config(),
-            "units": self.units,
-            "activation": keras.activations.serialize(self.activation),
-            "use_bias": self.use_bias,
-            **{name: module.serialize(getattr(self, name)) for name, module in _SERIALIZED.items()},
-        }
