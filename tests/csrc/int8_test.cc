@@ -69,6 +69,17 @@ Problem MakeProblem(Random& random, int64_t m, int64_t k, int64_t n) {
   return p;
 }
 
+// Quantises the block's rows, in two parts where there are several, and multiplies.
+void RunInteger(const Kernels& kernels, const MatMulArgs& a, const Block& block) {
+  const int64_t rows = block.row_end - block.row_begin;
+  Scratch scratch(QuantizedRowsBytes(a, kernels, rows));
+  const QuantizedRows quantized = QuantizedRowsIn(scratch.data(), a, kernels, block.row_begin, rows);
+  const int64_t middle = block.row_begin + rows / 2;
+  kernels.quantize_rows(a, middle, block.row_end, quantized);
+  kernels.quantize_rows(a, block.row_begin, middle, quantized);
+  kernels.multiply_integer(a, block, quantized);
+}
+
 // One case on one tier: the block function on the whole output, then on a random cut of it.
 void RunCase(const Kernels& kernels, const char* tier, Problem& p, Random& random) {
   MatMulArgs a = p.args;
@@ -80,10 +91,9 @@ void RunCase(const Kernels& kernels, const char* tier, Problem& p, Random& rando
   a.y_stride = a.n;
   const int64_t panels = NumPanels(a.n);
   const auto run = [&](const Block& block) {
-    const int64_t bytes = ScratchBytes(a, kernels, block.row_end - block.row_begin);
-    Scratch scratch(bytes);
-    if (integer) new (scratch.data()) ScratchHeader;
-    (integer ? kernels.multiply_integer : kernels.multiply_float)(a, block, scratch.data());
+    if (integer) return RunInteger(kernels, a, block);
+    Scratch scratch(FloatScratchBytes(a, block.row_end - block.row_begin));
+    kernels.multiply_float(a, block, scratch.data());
   };
   const auto run_all = [&] {
     if (a.m == 0 || a.n == 0) return;
@@ -173,8 +183,7 @@ void TestSpecialRows(const Kernels& kernels, const char* tier) {
       std::vector<float> y(m * n);
       a.y = y.data();
       a.y_stride = n;
-      std::vector<char> scratch(static_cast<size_t>(ScratchBytes(a, kernels, m)));
-      kernels.multiply_integer(a, {0, m, 0, 1}, scratch.data());
+      RunInteger(kernels, a, {0, m, 0, 1});
       const bool void_row = activations == Activations::kDynamic || std::isnan(poison);
       for (int64_t r = 0; r < m; ++r) {
         for (int64_t c = 0; c < n; ++c) {
@@ -205,8 +214,7 @@ void TestExtremes(const Kernels& kernels, const char* tier) {
     a.kernel = kernel.data();
     a.y = sums.data();
     a.y_type = ElementType::kInt32;
-    std::vector<char> scratch(static_cast<size_t>(ScratchBytes(a, kernels, 1)));
-    kernels.multiply_integer(a, {0, 1, 0, 1}, scratch.data());
+    RunInteger(kernels, a, {0, 1, 0, 1});
     for (int64_t c = 0; c < n; ++c) {
       const int64_t expected = k * 127 * (c % 2 == 0 ? 127 : -128) * static_cast<int64_t>(sign);
       EXPECT(sums[c] == expected, "%s extreme sum %ld, got %d", tier, static_cast<long>(expected), sums[c]);

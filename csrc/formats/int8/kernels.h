@@ -8,20 +8,34 @@
 
 namespace tfcompress::int8 {
 
+// Activations that were quantised for all workers.
+struct QuantizedRows {
+  int64_t first = 0;      // row of x that comes first
+  int64_t row_bytes = 0;  // from one row to the next
+  char* rows = nullptr;   // 64-byte aligned
+  RowScale* row_scales = nullptr;
+  TFCOMPRESS_INLINE char* Row(int64_t row) const { return rows + (row - first) * row_bytes; }
+};
+
 struct Kernels {
   const char* integer_step;   // for people: the inner step of the integer path
   const char* float_step;     // and of the weight-only path
   int64_t x_group_bytes;      // bytes that a group of 4 quantised activations takes: 4 (int8) or 8 (int16)
   double macs_per_cycle;      // integer multiply-adds per core and cycle that large tiles reach; for the planner
   double float_macs_per_cycle;
-  // Computes one block. `scratch` is this worker's own, 64-byte aligned, ScratchBytes() large. It remembers the activations that were
-  // prepared last, so that a worker quantises a row block once for all of its panels.
-  void (*multiply_integer)(const MatMulArgs& args, const Block& block, void* scratch);
+  void (*quantize_rows)(const MatMulArgs& args, int64_t row_begin, int64_t row_end, const QuantizedRows& quantized);
+  // Each computes one block: of x quantised before, or with this worker's own `scratch`, 64-byte aligned, FloatScratchBytes() large.
+  void (*multiply_integer)(const MatMulArgs& args, const Block& block, const QuantizedRows& quantized);
   void (*multiply_float)(const MatMulArgs& args, const Block& block, void* scratch);
 };
 
-// Rows whose activations a worker prepares at a time, and that pass over a panel while it is in the caches: a multiple of every row tile.
-inline constexpr int64_t kMaxBlockRows = 48;
+// Rows that pass over a panel at a time: their sums lie in L1. A multiple of every row tile.
+inline constexpr int64_t kPassRows = 48;
+// Rows that are quantised at a time take at most this much, a part of L3, but kPassRows of them always fit: weights are read
+// from memory once for all of them.
+inline constexpr int64_t kQuantizedBytes = 3 << 20;
+// Fewer activations are quantised by the caller alone: about 2 us of one core, what it takes to share them.
+inline constexpr int64_t kLeastSharedActivations = 24 * 1024;
 // K values that the integer path multiplies at a time: 32 KiB of a panel, which stay in L1 (Zen 5: 48 KiB) beside the activations while all rows pass.
 // On Zen 5 batch 16 gained a tenth over 1,024, larger batches nothing beyond the noise. Without any such limit 128 x 4096 x 4096 on AVX2 (a panel of
 // 256 KiB and L2 of 512 KiB) runs at two thirds of the speed of 128 x 1024 x 1024.
@@ -46,26 +60,30 @@ TFCOMPRESS_INLINE constexpr int64_t FloatStrideBytes(int64_t k) { return RoundUp
 TFCOMPRESS_INLINE constexpr bool CopiesRows(const MatMulArgs& args) {
   return args.x_type != ElementType::kFloat32 || (args.m > kFewRows && args.x_stride * 4 % 1024 == 0);
 }
-// Of the last activations that were quantised into a worker's scratch memory, at its beginning. The values follow.
-struct ScratchHeader {
-  int64_t row_begin = 0, row_end = 0;  // rows that it holds
-  RowScale row_scales[kMaxBlockRows];
-};
-inline constexpr int64_t kHeaderBytes = RoundUp(sizeof(ScratchHeader), 64);
 
-// The most rows that a worker holds at a time.
-TFCOMPRESS_INLINE constexpr int64_t MostRowsHeld(const MatMulArgs& args) {
-  return args.activations == Activations::kFloat ? kFloatBlockRows : kMaxBlockRows;
+// What a worker of the weight-only path needs for blocks of `rows` rows.
+TFCOMPRESS_INLINE constexpr int64_t FloatScratchBytes(const MatMulArgs& args, int64_t rows) {
+  const int64_t held = rows < kFloatBlockRows ? rows : kFloatBlockRows;
+  const int64_t converted = CopiesRows(args) ? FloatStrideBytes(args.k) : 0;
+  return held * (kPanelWidth * 4 + converted) + kFloatDepth * kFloatColumns * 4;
 }
 
-// What a worker needs for blocks of `rows` rows. Its header must be cleared before the first call.
-TFCOMPRESS_INLINE constexpr int64_t ScratchBytes(const MatMulArgs& args, const Kernels& kernels, int64_t rows) {
-  const int64_t held = rows < MostRowsHeld(args) ? rows : MostRowsHeld(args);
-  if (args.activations == Activations::kFloat) {
-    const int64_t converted = CopiesRows(args) ? FloatStrideBytes(args.k) : 0;
-    return held * (kPanelWidth * 4 + converted) + kFloatDepth * kFloatColumns * 4;
-  }
-  return kHeaderBytes + held * QuantizedStrideBytes(args.k, kernels.x_group_bytes);
+// The most rows that are quantised at a time, all of about the same number.
+TFCOMPRESS_INLINE constexpr int64_t QuantizedRowsAtATime(const MatMulArgs& args, const Kernels& kernels) {
+  const int64_t fit = kQuantizedBytes / QuantizedStrideBytes(args.k, kernels.x_group_bytes) / kPassRows * kPassRows;
+  const int64_t most = fit > kPassRows ? fit : kPassRows;
+  const int64_t times = (args.m + most - 1) / most;
+  return times <= 1 ? args.m : (args.m + times - 1) / times;
+}
+// What `rows` quantised rows take, their scales before them.
+TFCOMPRESS_INLINE constexpr int64_t RowScalesBytes(int64_t rows) { return RoundUp(rows * static_cast<int64_t>(sizeof(RowScale)), 64); }
+TFCOMPRESS_INLINE constexpr int64_t QuantizedRowsBytes(const MatMulArgs& args, const Kernels& kernels, int64_t rows) {
+  return RowScalesBytes(rows) + rows * QuantizedStrideBytes(args.k, kernels.x_group_bytes);
+}
+// `rows` rows from `first` on, in `workspace`, which holds QuantizedRowsBytes() for them.
+inline QuantizedRows QuantizedRowsIn(void* workspace, const MatMulArgs& args, const Kernels& kernels, int64_t first, int64_t rows) {
+  char* const scales = static_cast<char*>(workspace);
+  return {first, QuantizedStrideBytes(args.k, kernels.x_group_bytes), scales + RowScalesBytes(rows), reinterpret_cast<RowScale*>(scales)};
 }
 
 const Kernels& PortableKernels();

@@ -16,9 +16,9 @@
 //             Zero, Load, Store, Broadcast(float*), Fma(a, b, c) = a * b + c
 //             Raw, LoadRaw(bytes), Decode<j>(raw): the weights k = 4 * group + j of kLanes outputs as floats
 //
-// Loop order, integer: blocks of kMaxBlockRows rows are quantised, then for every panel, kIntegerDepth of K at a time, all row tiles pass over
-// it, so that weights are read from memory once a block and from L2 after that. A tile runs over that part of K with its sums in
-// registers; the sums of a block and panel (at most 48 x 64 int32: 12 KiB, in L1) then go through the epilogue.
+// Loop order, integer: rows are quantised beforehand, for all workers. Every panel of a block, at most 64 x K bytes, comes from memory once and
+// stays in L2 while kPassRows rows at a time pass over it, kIntegerDepth of K at a time, which stays in L1 beside them. A tile runs over
+// that part of K with its sums in registers; the sums of a pass (at most 48 x 64 int32: 12 KiB, in L1) then go through the epilogue.
 // Everything has internal linkage: see base/elementwise-inl.h.
 #ifndef TFCOMPRESS_FORMATS_INT8_MATMUL_INL_H_
 #define TFCOMPRESS_FORMATS_INT8_MATMUL_INL_H_
@@ -49,13 +49,18 @@ TFCOMPRESS_INLINE void EvenThenOdd(int16_t* q, int64_t groups) {
   }
 }
 
+// Rows [row_begin, row_end) of x, the first of which is row `first` of `quantized`.
 template <class S>
-RowScale PrepareRow(const MatMulArgs& args, int64_t row, typename S::XElement* q) {
+void QuantizeRows(const MatMulArgs& args, int64_t row_begin, int64_t row_end, const QuantizedRows& quantized) {
   const float x_scale = args.activations == Activations::kStatic ? args.x_scale : 0.0f;
-  const RowScale row_scale = QuantizeRow<0>(XRow(args, row), args.x_type, args.k, x_scale, q);
-  for (int64_t i = args.k; i % kGroup != 0; ++i) q[i] = 0;  // whatever bytes the kernel's padding holds, they count for nothing
-  S::ArrangeGroups(q, RoundUp(args.k, kGroup) / kGroup);
-  return row_scale;
+  for (int64_t row = row_begin; row < row_end; ++row) {
+    auto* q = reinterpret_cast<typename S::XElement*>(quantized.Row(row));
+    const RowScale row_scale = QuantizeRow<0>(XRow(args, row), args.x_type, args.k, x_scale, q);
+    for (int64_t i = args.k; i % kGroup != 0; ++i) q[i] = 0;  // whatever bytes the kernel's padding holds, they count for nothing
+    S::ArrangeGroups(q, RoundUp(args.k, kGroup) / kGroup);
+    quantized.row_scales[row - quantized.first] = row_scale;
+    if (args.row_scale != nullptr) args.row_scale[row] = row_scale.scale;
+  }
 }
 
 // ---- Epilogue ----------------------------------------------------------------------------------------------------------------
@@ -171,39 +176,30 @@ TFCOMPRESS_INLINE int64_t PanelWidth(const MatMulArgs& args, int64_t panel) {
 }
 
 template <class S>
-void MultiplyInteger(const MatMulArgs& args, const Block& block, void* scratch) {
+void MultiplyInteger(const MatMulArgs& args, const Block& block, const QuantizedRows& quantized) {
   using XElement = typename S::XElement;
   const int64_t k4 = RoundUp(args.k, kGroup);
-  const int64_t row_bytes = QuantizedStrideBytes(args.k, sizeof(XElement) * kGroup);
-  const int64_t x_stride = row_bytes / static_cast<int64_t>(sizeof(XElement));
-  ScratchHeader* held = static_cast<ScratchHeader*>(scratch);
-  XElement* x = reinterpret_cast<XElement*>(static_cast<char*>(scratch) + kHeaderBytes);
-  const RowScale* row_scales = held->row_scales;
-  alignas(64) int32_t sums[kMaxBlockRows * kPanelWidth];
-  for (int64_t first = block.row_begin; first < block.row_end; first += kMaxBlockRows) {
-    const int64_t rows = Min(kMaxBlockRows, block.row_end - first);
-    if (held->row_begin != first || held->row_end != first + rows) {
-      for (int64_t r = 0; r < rows; ++r) held->row_scales[r] = PrepareRow<S>(args, first + r, x + r * x_stride);
-      held->row_begin = first;
-      held->row_end = first + rows;
-    }
-    if (args.row_scale != nullptr && block.panel_begin == 0) {  // by one worker
-      for (int64_t r = 0; r < rows; ++r) args.row_scale[first + r] = row_scales[r].scale;
-    }
-    for (int64_t panel = block.panel_begin; panel < block.panel_end; ++panel) {
-      const int64_t column = panel * kPanelWidth;
-      const int64_t width = PanelWidth(args, panel);
-      const int64_t valid = Min(width, args.n - column);
+  const int64_t x_stride = quantized.row_bytes / static_cast<int64_t>(sizeof(XElement));
+  alignas(64) int32_t sums[kPassRows * kPanelWidth];
+  for (int64_t panel = block.panel_begin; panel < block.panel_end; ++panel) {
+    const int64_t column = panel * kPanelWidth;
+    const int64_t width = PanelWidth(args, panel);
+    const int64_t valid = Min(width, args.n - column);
+    ForEachRowTile(block.row_end - block.row_begin, kPassRows, [&](int64_t pass_begin, int64_t rows) {
+      const int64_t first = block.row_begin + pass_begin;
+      const XElement* x = reinterpret_cast<const XElement*>(quantized.Row(first));
       const uint8_t* w = args.kernel + column * k4;
-      int64_t group = 0;
+      int64_t k = 0;
       do {  // once where there is no k at all: the sums are zeros
-        const int64_t groups = Min(kIntegerDepth, k4 - group * kGroup) / kGroup;
+        const int64_t depth = Min(kIntegerDepth, k4 - k);
+        const uint8_t* after = w + depth * width;
         ForEachRowTile(rows, S::kRowTile, [&](int64_t r0, int64_t height) {
-          IntegerRows<S>(height, w + group * kGroup * width, width, x + r0 * x_stride + group * kGroup, x_stride, groups, group == 0,
-                         sums + r0 * kPanelWidth);
+          IntegerRows<S>(height, w, width, x + r0 * x_stride + k, x_stride, depth / kGroup, k == 0, sums + r0 * kPanelWidth);
         });
-        group += groups;
-      } while (group < k4 / kGroup);
+        w = after;
+        k += depth;
+      } while (k < k4);
+      const RowScale* row_scales = quantized.row_scales + (first - quantized.first);
       // A whole panel's width as a constant: its loops are unrolled, which halves the epilogue.
       for (int64_t r = 0; r < rows; ++r) {
         const int32_t* row_sums = sums + r * kPanelWidth;
@@ -213,7 +209,7 @@ void MultiplyInteger(const MatMulArgs& args, const Block& block, void* scratch) 
           FinishIntegerRow(args, row_sums, row_scales[r], first + r, column, valid);
         }
       }
-    }
+    });
   }
 }
 

@@ -74,7 +74,7 @@ struct Float {
 
 const Kernels& Avx2Kernels() {
   static constexpr Kernels kernels = {"vpmaddwd + vpaddd, 6x16 tile", "decode to float + vfmadd231ps, 6x16 tile", 8, 24.0, 12.0,
-                                      MultiplyInteger<Integer>,          MultiplyFloat<Float>};
+                                      QuantizeRows<Integer>, MultiplyInteger<Integer>,          MultiplyFloat<Float>};
   return kernels;
 }
 

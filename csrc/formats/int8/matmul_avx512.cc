@@ -41,7 +41,7 @@ struct Integer {
 
 const Kernels& Avx512Kernels() {
   static constexpr Kernels kernels = {"vpmaddwd + vpaddd, 6x64 tile", "decode to float + vfmadd231ps, 12x32 tile", 8, 28.0, 14.0,
-                                      MultiplyInteger<Integer>,           MultiplyFloat<Float>};
+                                      QuantizeRows<Integer>, MultiplyInteger<Integer>,           MultiplyFloat<Float>};
   return kernels;
 }
 

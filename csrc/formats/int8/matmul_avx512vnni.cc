@@ -17,7 +17,10 @@ struct Integer {
   static V Zero() { return _mm512_setzero_si512(); }
   template <int kHalf>
   static V Weights(const uint8_t* w) {
-    return _mm512_loadu_si512(w);
+    // Opaque, or compilers load the weights of three rows anew for each row: 15 loads a step, not 7.
+    V weights = _mm512_loadu_si512(w);
+    TFCOMPRESS_KEEP_ORDER(weights);
+    return weights;
   }
   template <int kHalf>
   static V Broadcast(const int8_t* x) {
@@ -42,7 +45,7 @@ struct Integer {
 
 const Kernels& Avx512VnniKernels() {
   static constexpr Kernels kernels = {"vpdpbusd, 6x64 tile", "decode to float + vfmadd231ps, 12x32 tile", 4, 58.0, 14.0,
-                                      MultiplyInteger<Integer>, MultiplyFloat<Float>};
+                                      QuantizeRows<Integer>, MultiplyInteger<Integer>, MultiplyFloat<Float>};
   return kernels;
 }
 

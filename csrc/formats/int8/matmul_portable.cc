@@ -67,7 +67,7 @@ struct Float {
 
 const Kernels& PortableKernels() {
   static constexpr Kernels kernels = {"scalar multiply-add, 2x16 tile", "scalar multiply-add, 2x16 tile", 4, 1.0, 0.5,
-                                      MultiplyInteger<Integer>,         MultiplyFloat<Float>};
+                                      QuantizeRows<Integer>, MultiplyInteger<Integer>,         MultiplyFloat<Float>};
   return kernels;
 }
 
