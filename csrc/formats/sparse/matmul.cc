@@ -52,11 +52,16 @@ struct Choice {
 };
 constexpr Choice kColumnsFrom[] = {
     /* portable */ {4, 4, 4},
+#if defined(TFCOMPRESS_HAVE_X86_TIERS)
     /* avx2 */ {3, 3, 9},
     /* avx512 */ {8, 8, 9},
     /* avx512vnni */ {8, 8, 9},
     /* avx512vbmi */ {8, 8, kNever},
     /* avx512bf16 */ {8, kNever, kNever},
+#elif defined(TFCOMPRESS_HAVE_ARM_TIERS)
+    /* neon */ {4, 4, 4},
+    /* dotprod */ {4, 4, 4},
+#endif
 };
 static_assert(sizeof(kColumnsFrom) / sizeof(kColumnsFrom[0]) == static_cast<int>(Tier::kCount), "every tier has its row");
 
