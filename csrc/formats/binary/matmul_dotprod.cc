@@ -22,7 +22,9 @@ struct Levels32 : Words {
   static constexpr int64_t kPartialWords = 0;
   static V Broadcast(const int8_t* x) { return LoadLane0(x); }
   static V Dot(V sums, V levels, V x) {
-    return vreinterpretq_u8_s32(vdotq_laneq_s32(vreinterpretq_s32_u8(sums), vreinterpretq_s8_u8(levels), vreinterpretq_s8_u8(x), 0));
+    sums = vreinterpretq_u8_s32(vdotq_laneq_s32(vreinterpretq_s32_u8(sums), vreinterpretq_s8_u8(levels), vreinterpretq_s8_u8(x), 0));
+    TFCOMPRESS_KEEP_ORDER(sums);
+    return sums;
   }
 };
 

@@ -86,7 +86,8 @@ struct Tables : Words {
     const uint8x16_t spread = {b, b, b, b, b + 4, b + 4, b + 4, b + 4, b + 8, b + 8, b + 8, b + 8, b + 12, b + 12, b + 12, b + 12};
     const uint8x16_t bytes_of_entry = {0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3};
     const uint8x16_t bytes = vqtbl1q_u8(words, spread);
-    return vsliq_n_u8(bytes_of_entry, kGroup % 2 == 0 ? vandq_u8(bytes, vdupq_n_u8(15)) : vshrq_n_u8(bytes, 4), 2);
+    const uint8x16_t times_four = kGroup % 2 == 0 ? vshlq_n_u8(bytes, 2) : vshrq_n_u8(bytes, 2);
+    return vbslq_u8(vdupq_n_u8(0xc3), bytes_of_entry, times_four);
   }
   static F AddEntries(F sums, Index index, const float* table) {
     sums = vaddq_f32(sums, vreinterpretq_f32_u8(vqtbl4q_u8(vld1q_u8_x4(reinterpret_cast<const uint8_t*>(table)), index)));

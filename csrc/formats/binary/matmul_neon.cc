@@ -10,9 +10,7 @@ struct Signs : SignsOfFloats {
   static constexpr int64_t kPartialSteps = 31;  // a byte counts up to 8 bits a step
   static constexpr int RegsFor(int rows) { return rows == 1 ? 16 : rows == 2 ? 8 : 4; }
   static V Count(V sums, V w, V x) {
-    sums = vaddq_u8(sums, vcntq_u8(veorq_u8(w, x)));
-    TFCOMPRESS_KEEP_ORDER(sums);
-    return sums;
+    return vaddq_u8(sums, vcntq_u8(veorq_u8(w, x)));
   }
   static V AddPartial(V sums, V partial) {
     return vreinterpretq_u8_u32(vpadalq_u16(vreinterpretq_u32_u8(sums), vpaddlq_u8(partial)));
