@@ -1,4 +1,4 @@
-// The intrinsics of AArch64, and two things that they cannot say.
+// The intrinsics of AArch64, and what they cannot say.
 #ifndef TFCOMPRESS_BASE_ARM_INTRINSICS_H_
 #define TFCOMPRESS_BASE_ARM_INTRINSICS_H_
 
@@ -20,6 +20,16 @@ TFCOMPRESS_INLINE uint8x16_t LoadLane0(const void* p) {
   };
   uint8x16_t v;
   __asm__("ldr %s0, %1" : "=w"(v) : "m"(*static_cast<const Bytes*>(p)));
+  return v;
+}
+
+// The same for 2 bytes, with zeros above them.
+TFCOMPRESS_INLINE uint8x16_t LoadHalfOfLane0(const void* p) {
+  struct Bytes {
+    char of[2];
+  };
+  uint8x16_t v;
+  __asm__("ldr %h0, %1" : "=w"(v) : "m"(*static_cast<const Bytes*>(p)));
   return v;
 }
 
