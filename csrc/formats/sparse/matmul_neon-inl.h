@@ -78,9 +78,10 @@ struct FloatRows {
 
 // ---- Rows of int8 ----------------------------------------------------------------------------------------------------------------------
 
-// A window of 64 bytes is the four registers of a tbl; of a longer one, tbx looks the upper half up where the index is beyond the lower.
+// A window of 64 bytes is the four registers of a tbl. Of a longer one both halves are looked up: an index beyond a table finds 0. (tbx, which would
+// keep what the other half found, takes longer than tbl and orr.)
 // M::Dot(sums, values, activations) adds four products to each int32 lane. 32 registers: tiles of 4 rows hold 16 sums, 4 registers of a table, 4 of
-// indices and 4 of values; with two tables there is room for M::kLongReachRows rows.
+// indices and 4 of values; with two tables there is room for 2 rows.
 template <class M, int kReach>
 struct LookedUpRows {
   static constexpr Values kValues = Values::kInt8;
@@ -93,7 +94,7 @@ struct LookedUpRows {
     uint8x16_t indices[4];
     int8x16_t values[4];
   };
-  static constexpr int kRowTile = kReach == 64 ? 4 : M::kLongReachRows;
+  static constexpr int kRowTile = kReach == 64 ? 4 : 2;
   static constexpr int kMostSets = 1;
   static constexpr bool kInterleaved = true;
   static Acc Zero() { return {{vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)}}; }
@@ -124,7 +125,7 @@ struct LookedUpRows {
     if constexpr (kReach == 128) {
       const int8x16x4_t upper = vld1q_s8_x4(x + piece);
       TFCOMPRESS_UNROLL
-      for (int i = 0; i < 4; ++i) found[i] = vqtbx4q_s8(found[i], upper, vsubq_u8(step.indices[i], vdupq_n_u8(64)));
+      for (int i = 0; i < 4; ++i) found[i] = vorrq_s8(found[i], vqtbl4q_s8(upper, vsubq_u8(step.indices[i], vdupq_n_u8(64))));
     }
     TFCOMPRESS_UNROLL
     for (int i = 0; i < 4; ++i) sum.of[i] = M::Dot(sum.of[i], step.values[i], found[i]);
