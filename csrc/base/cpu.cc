@@ -13,7 +13,6 @@
 #if defined(TFCOMPRESS_HAVE_X86_TIERS)
 #include <cpuid.h>
 #elif defined(TFCOMPRESS_HAVE_ARM_TIERS) && defined(__linux__)
-#include <asm/hwcap.h>
 #include <sys/auxv.h>
 #endif
 
@@ -81,10 +80,11 @@ struct ArmFeature {
 // What the kernel says that this CPU has and that it lets programs use.
 std::vector<ArmFeature> ReadFeatures() {
 #if defined(__linux__)
+  // Bits of Linux's ABI: the headers that wheels are built with are older than some of them.
   const unsigned long hwcap = getauxval(AT_HWCAP), hwcap2 = getauxval(AT_HWCAP2);
-  return {{"asimd", (hwcap & HWCAP_ASIMD) != 0},      {"asimdhp", (hwcap & HWCAP_ASIMDHP) != 0},
-          {"asimddp", (hwcap & HWCAP_ASIMDDP) != 0},  {"sve", (hwcap & HWCAP_SVE) != 0},
-          {"i8mm", (hwcap2 & HWCAP2_I8MM) != 0},      {"bf16", (hwcap2 & HWCAP2_BF16) != 0}};
+  const auto bit = [](unsigned long word, int index) { return (word >> index & 1) != 0; };
+  return {{"asimd", bit(hwcap, 1)}, {"asimdhp", bit(hwcap, 10)}, {"asimddp", bit(hwcap, 20)},
+          {"sve", bit(hwcap, 22)},  {"i8mm", bit(hwcap2, 13)},   {"bf16", bit(hwcap2, 14)}};
 #else
   return {{"asimd", true}};
 #endif
