@@ -1,5 +1,6 @@
 #include "base/cpu.h"
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -9,15 +10,16 @@
 #include <sched.h>
 #endif
 
-#if defined(__x86_64__) || defined(__i386__)
+#if defined(TFCOMPRESS_HAVE_X86_TIERS)
 #include <cpuid.h>
-#define TFCOMPRESS_X86 1
+#elif defined(TFCOMPRESS_HAVE_ARM_TIERS) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace tfcompress {
 namespace {
 
-#ifdef TFCOMPRESS_X86
+#if defined(TFCOMPRESS_HAVE_X86_TIERS)
 
 struct X86Features {
   bool avx2 = false, fma = false, f16c = false;
@@ -66,6 +68,57 @@ Tier Detect() {
   if (!f.avx512vnni) return Tier::kAvx512;
   if (!(f.avx512vbmi && f.avx512vpopcntdq)) return Tier::kAvx512Vnni;
   return f.avx512bf16 ? Tier::kAvx512Bf16 : Tier::kAvx512Vbmi;
+}
+
+#elif defined(TFCOMPRESS_HAVE_ARM_TIERS)
+
+struct ArmFeature {
+  const char* name;  // as in /proc/cpuinfo
+  bool present;
+};
+
+// What the kernel says that this CPU has and that it lets programs use.
+std::vector<ArmFeature> ReadFeatures() {
+#if defined(__linux__)
+  // Bits of Linux's ABI: the headers that wheels are built with are older than some of them.
+  const unsigned long hwcap = getauxval(AT_HWCAP), hwcap2 = getauxval(AT_HWCAP2);
+  const auto bit = [](unsigned long word, int index) { return (word >> index & 1) != 0; };
+  return {{"asimd", bit(hwcap, 1)}, {"asimdhp", bit(hwcap, 10)}, {"asimddp", bit(hwcap, 20)},
+          {"sve", bit(hwcap, 22)},  {"i8mm", bit(hwcap2, 13)},   {"bf16", bit(hwcap2, 14)}};
+#else
+  return {{"asimd", true}};
+#endif
+}
+
+Tier Detect() {
+  for (const ArmFeature& feature : ReadFeatures()) {
+    if (feature.present && std::strcmp(feature.name, "asimddp") == 0) return Tier::kDotProd;
+  }
+  return Tier::kNeon;  // a part of the architecture
+}
+
+// The main identification register as Linux shows it, or 0.
+uint64_t ReadMidr() {
+  std::ifstream file("/sys/devices/system/cpu/cpu0/regs/identification/midr_el1");
+  uint64_t midr = 0;
+  return file >> std::hex >> midr ? midr : 0;
+}
+
+// The names of Arm's own cores that servers and boards have; others are told by their numbers.
+std::string ModelName(uint64_t midr) {
+  const uint64_t implementer = midr >> 24 & 0xff, part = midr >> 4 & 0xfff;
+  const struct {
+    uint64_t part;
+    const char* name;
+  } table[] = {{0xd03, "Cortex-A53"}, {0xd05, "Cortex-A55"},  {0xd07, "Cortex-A57"},  {0xd08, "Cortex-A72"},  {0xd09, "Cortex-A73"},
+               {0xd0a, "Cortex-A75"}, {0xd0b, "Cortex-A76"},  {0xd0c, "Neoverse-N1"}, {0xd40, "Neoverse-V1"}, {0xd49, "Neoverse-N2"},
+               {0xd4f, "Neoverse-V2"}};
+  for (const auto& row : table) {
+    if (implementer == 0x41 && part == row.part) return row.name;
+  }
+  char numbers[64];
+  std::snprintf(numbers, sizeof(numbers), "implementer 0x%02x part 0x%03x", static_cast<unsigned>(implementer), static_cast<unsigned>(part));
+  return numbers;
 }
 
 #else
@@ -131,7 +184,7 @@ CpuInfo GetCpuInfo() {
   info.l1d_bytes = CacheBytes(1);
   info.l2_bytes = CacheBytes(2);
   info.l3_bytes = CacheBytes(3);
-#ifdef TFCOMPRESS_X86
+#if defined(TFCOMPRESS_HAVE_X86_TIERS)
   unsigned a, b, c, d;
   if (__get_cpuid(0, &a, &b, &c, &d)) {
     char vendor[13] = {};
@@ -159,6 +212,15 @@ CpuInfo GetCpuInfo() {
                {"avx512bf16", f.avx512bf16}};
   for (const auto& row : table) {
     if (row.present) info.features.push_back(row.name);
+  }
+#elif defined(TFCOMPRESS_HAVE_ARM_TIERS)
+  const uint64_t midr = ReadMidr();
+  if (midr != 0) {
+    info.vendor = midr >> 24 == 0x41 ? "ARM" : "";
+    info.model_name = ModelName(midr);
+  }
+  for (const ArmFeature& feature : ReadFeatures()) {
+    if (feature.present) info.features.push_back(feature.name);
   }
 #endif
   return info;

@@ -6,20 +6,39 @@
 #include <string>
 #include <vector>
 
+// The architecture that is compiled for decides which tiers there are; CMakeLists.txt has the same two lists.
+#if defined(__x86_64__)
+#define TFCOMPRESS_HAVE_X86_TIERS 1
+#elif defined(__aarch64__)
+#define TFCOMPRESS_HAVE_ARM_TIERS 1
+#endif
+
 namespace tfcompress {
 
 // In ascending order: a CPU (and operating system) that runs a tier runs all tiers before it.
 enum class Tier : int {
   kPortable,    // any CPU
+#if defined(TFCOMPRESS_HAVE_X86_TIERS)
   kAvx2,        // AVX2, FMA, F16C
   kAvx512,      // + AVX-512 F, BW, VL, DQ
   kAvx512Vnni,  // + AVX-512 VNNI
   kAvx512Vbmi,  // + AVX-512 VBMI and VPOPCNTDQ (Ice Lake and later)
   kAvx512Bf16,  // + AVX-512 BF16 (Zen 4, Sapphire Rapids and later)
+#elif defined(TFCOMPRESS_HAVE_ARM_TIERS)
+  kNeon,     // Advanced SIMD, which every AArch64 CPU has
+  kDotProd,  // + sdot and udot (Cortex-A76, Neoverse N1 and later)
+#endif
   kCount
 };
 
-inline constexpr const char* kTierNames[] = {"portable", "avx2", "avx512", "avx512vnni", "avx512vbmi", "avx512bf16"};
+inline constexpr const char* kTierNames[] = {
+    "portable",
+#if defined(TFCOMPRESS_HAVE_X86_TIERS)
+    "avx2",     "avx512", "avx512vnni", "avx512vbmi", "avx512bf16",
+#elif defined(TFCOMPRESS_HAVE_ARM_TIERS)
+    "neon",     "dotprod",
+#endif
+};
 static_assert(sizeof(kTierNames) / sizeof(kTierNames[0]) == static_cast<int>(Tier::kCount), "every tier has a name");
 
 // The highest tier that this CPU and operating system run. Found once.

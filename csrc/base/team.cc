@@ -23,6 +23,8 @@ constexpr std::chrono::microseconds kTenure(2000);
 void Pause() {
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("isb");  // "yield" does nothing on most cores
 #endif
 }
 

@@ -22,6 +22,9 @@ const PeakLoops& LoopsFor(Tier tier) {
     default:
       break;
   }
+#elif defined(TFCOMPRESS_HAVE_ARM_TIERS)
+  if (tier == Tier::kDotProd) return DotProdPeakLoops();
+  if (tier == Tier::kNeon) return NeonPeakLoops();
 #endif
   (void)tier;
   return PortablePeakLoops();

@@ -30,6 +30,9 @@ const PeakLoops& Avx2PeakLoops();
 const PeakLoops& Avx512PeakLoops();
 const PeakLoops& Avx512VnniPeakLoops();
 const PeakLoops& Avx512VbmiPeakLoops();
+#elif defined(TFCOMPRESS_HAVE_ARM_TIERS)
+const PeakLoops& NeonPeakLoops();
+const PeakLoops& DotProdPeakLoops();
 #endif
 
 }  // namespace tfcompress

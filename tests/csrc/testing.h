@@ -47,7 +47,9 @@ std::vector<Tier> DistinctTiers(const KernelsFor& kernels_for) {
   std::vector<Tier> tiers;
   for (int t = 0; t <= last; ++t) {
     const auto tier = static_cast<Tier>(t);
-    if (tier == Tier::kAvx2 && DetectedTier() < Tier::kAvx2) continue;
+#ifdef TFCOMPRESS_EMULATE_AVX512
+    if (tier == Tier::kAvx2 && DetectedTier() < Tier::kAvx2) continue;  // which is not emulated
+#endif
     if (tiers.empty() || &kernels_for(tiers.back()) != &kernels_for(tier)) tiers.push_back(tier);
   }
   return tiers;

@@ -170,7 +170,7 @@ def test_an_unknown_tier_is_refused(run_python):
     )
     assert "TFCOMPRESS_ISA" in process.stderr
     assert "sse9" in process.stderr
-    assert "avx2" in process.stderr
+    assert all(variant["tier"] in process.stderr for variant in kernels.int8_variants())
 
 
 @pytest.mark.parametrize("format_", EVERY_FORMAT, ids=lambda format_: format_.label)

@@ -61,6 +61,9 @@ const Kernels& Avx2Kernels();
 const Kernels& Avx512Kernels();
 const Kernels& Avx512VnniKernels();
 const Kernels& Avx512VbmiKernels();
+#elif defined(TFCOMPRESS_HAVE_ARM_TIERS)
+const Kernels& NeonKernels();
+const Kernels& DotProdKernels();
 #endif
 
 // The kernels of a tier, or of the best one below it that was built for this machine.

@@ -513,14 +513,14 @@ void MultiplyBlock(const MatMulArgs& args, const Block& block, void* scratch) {
   }
 }
 
-// The table of a tier.
-template <class Signs, class Bytes, class Tables>
+// The table of a tier, whose levels of two bits may have primitives of their own.
+template <class Signs, class Bytes, class Tables, class TernaryBytes = Bytes>
 constexpr Kernels MakeKernels(const char* tables_step, const char* bytes_step, const char* signs_step, double tables_macs, double bytes_macs,
                               double signs_macs) {
   return {{tables_step, bytes_step, signs_step},
           {tables_macs, bytes_macs, signs_macs},
           {{MultiplyBlock<TablesPath<Tables, Levels::kBinary>>, MultiplyBlock<BytesPath<Bytes, Levels::kBinary>>, MultiplyBlock<SignsPath<Signs>>},
-           {MultiplyBlock<TablesPath<Tables, Levels::kTernary>>, MultiplyBlock<BytesPath<Bytes, Levels::kTernary>>, nullptr}}};
+           {MultiplyBlock<TablesPath<Tables, Levels::kTernary>>, MultiplyBlock<BytesPath<TernaryBytes, Levels::kTernary>>, nullptr}}};
 }
 
 }  // namespace

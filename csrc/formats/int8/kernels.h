@@ -91,6 +91,9 @@ const Kernels& PortableKernels();
 const Kernels& Avx2Kernels();
 const Kernels& Avx512Kernels();
 const Kernels& Avx512VnniKernels();
+#elif defined(TFCOMPRESS_HAVE_ARM_TIERS)
+const Kernels& NeonKernels();
+const Kernels& DotProdKernels();
 #endif
 
 // The kernels of a tier, or of the best one below it that was built for this machine.

@@ -76,8 +76,8 @@ TFCOMPRESS_INLINE void* YAt(const MatMulArgs& args, int64_t row, int64_t column)
 }
 
 TFCOMPRESS_INLINE void FinishIntegerRow(const MatMulArgs& args, const int32_t* __restrict__ sums, const RowScale& row_scale,
-                                        int64_t row, int64_t column, int64_t n) {
-  const int32_t zero_point_share = static_cast<int32_t>(kZeroPoint) * row_scale.sum;
+                                        int64_t row, int64_t column, int64_t n, int64_t zero_point) {
+  const int32_t zero_point_share = static_cast<int32_t>(zero_point) * row_scale.sum;
   if (args.y_type == ElementType::kInt32) {
     int32_t* __restrict__ y = static_cast<int32_t*>(YAt(args, row, column));
     for (int64_t i = 0; i < n; ++i) y[i] = sums[i] - zero_point_share;
@@ -175,7 +175,8 @@ TFCOMPRESS_INLINE int64_t PanelWidth(const MatMulArgs& args, int64_t panel) {
   return Min(kPanelWidth, RoundUp(args.n, kPanelQuantum) - panel * kPanelWidth);
 }
 
-template <class S>
+// kSpareZeroPoint: what Weights() leaves in the weights, to be taken from the sums; 0 where it makes them int8.
+template <class S, int64_t kSpareZeroPoint = kZeroPoint>
 void MultiplyInteger(const MatMulArgs& args, const Block& block, const QuantizedRows& quantized) {
   using XElement = typename S::XElement;
   const int64_t k4 = RoundUp(args.k, kGroup);
@@ -204,9 +205,9 @@ void MultiplyInteger(const MatMulArgs& args, const Block& block, const Quantized
       for (int64_t r = 0; r < rows; ++r) {
         const int32_t* row_sums = sums + r * kPanelWidth;
         if (valid == kPanelWidth) {
-          FinishIntegerRow(args, row_sums, row_scales[r], first + r, column, kPanelWidth);
+          FinishIntegerRow(args, row_sums, row_scales[r], first + r, column, kPanelWidth, kSpareZeroPoint);
         } else {
-          FinishIntegerRow(args, row_sums, row_scales[r], first + r, column, valid);
+          FinishIntegerRow(args, row_sums, row_scales[r], first + r, column, valid, kSpareZeroPoint);
         }
       }
     });

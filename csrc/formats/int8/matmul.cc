@@ -19,6 +19,9 @@ const Kernels& KernelsFor(Tier tier) {
     default:
       break;
   }
+#elif defined(TFCOMPRESS_HAVE_ARM_TIERS)
+  if (tier == Tier::kDotProd) return DotProdKernels();
+  if (tier == Tier::kNeon) return NeonKernels();
 #endif
   (void)tier;
   return PortableKernels();

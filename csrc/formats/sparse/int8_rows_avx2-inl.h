@@ -22,6 +22,7 @@ struct ShuffledInt8Rows {
     __m256i values[2];
   };
   static constexpr int kRowTile = 4;
+  static constexpr int kMostSets = 4;
   static constexpr bool kInterleaved = false;
   static Acc Zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
   static Acc Add(Acc a, Acc b) { return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)}; }

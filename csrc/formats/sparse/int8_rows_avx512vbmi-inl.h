@@ -18,6 +18,7 @@ struct Int8Rows {
     __m512i indices, values;
   };
   static constexpr int kRowTile = 9;  // batch 17 is 9 + 8
+  static constexpr int kMostSets = 4;
   static constexpr bool kInterleaved = true;
   static Acc Zero() { return _mm512_setzero_si512(); }
   static Acc Add(Acc a, Acc b) { return _mm512_add_epi32(a, b); }

@@ -8,6 +8,7 @@
 //     Acc                  register(s) of 16 sums;  Zero, Add, Store(Sum*, Acc)
 //     Step                 registers of one step;   LoadStep(indices, values)
 //     kRowTile             most rows of a tile
+//     kMostSets            sets of sums that one row, or a few, take in turn at most: 1 where an Acc is so many registers that it does not wait
 //     kInterleaved         whether the rows of a tile lie interleaved, 64 bytes of each in turn: the loads of a step then differ by constants, and
 //                          their addresses are known a few cycles earlier, which counts (int8, reach 128: 1.4 cycles a step and row, not 2.1)
 //     Accumulate(Acc, Step, const XElement* window, piece): looks up in the window's pieces of 64 bytes, `piece` elements apart
@@ -180,7 +181,8 @@ TFCOMPRESS_NOINLINE void RowsTile(const Steps& steps, const typename S::XElement
                                   typename S::Sum* weights) {
   constexpr int64_t kPiece = 64 / static_cast<int64_t>(sizeof(typename S::XElement));
   using Acc = typename S::Acc;
-  constexpr int kSets = MR == 1 ? 4 : MR <= 3 ? 2 : 1;
+  constexpr int kFewRowsSets = MR == 1 ? 4 : MR <= 3 ? 2 : 1;
+  constexpr int kSets = kFewRowsSets < S::kMostSets ? kFewRowsSets : S::kMostSets;
   constexpr bool kWeights = std::is_same<typename S::XElement, uint8_t>::value;
   constexpr int64_t kStride = Stride(S::kValues), kEntries = StepEntries(S::kValues), kBytes = kEntries * ValueBytes(S::kValues);
   Acc acc[kSets][MR];

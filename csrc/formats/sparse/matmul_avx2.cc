@@ -21,6 +21,7 @@ struct FloatRows {
     const char* values;
   };
   static constexpr int kRowTile = 4;
+  static constexpr int kMostSets = 4;
   static constexpr bool kInterleaved = false;
   static Acc Zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
   static Acc Add(Acc a, Acc b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }

@@ -33,6 +33,7 @@ struct Floats512 {
   using Sum = float;
   using Acc = __m512;
   static constexpr int kRowTile = 8;
+  static constexpr int kMostSets = 4;
   static constexpr bool kInterleaved = true;
   static Acc Zero() { return _mm512_setzero_ps(); }
   static Acc Add(Acc a, Acc b) { return _mm512_add_ps(a, b); }

@@ -16,6 +16,7 @@ struct BFloat16PairRows {
     __m512i indices, values;
   };
   static constexpr int kRowTile = 9;
+  static constexpr int kMostSets = 4;
   static constexpr bool kInterleaved = true;
   static Acc Zero() { return _mm512_setzero_ps(); }
   static Acc Add(Acc a, Acc b) { return _mm512_add_ps(a, b); }

@@ -19,6 +19,7 @@ struct Rows {
     const char* values;
   };
   static constexpr int kRowTile = 1;
+  static constexpr int kMostSets = 4;
   static constexpr bool kInterleaved = false;
   static Acc Zero() { return {}; }
   static Acc Add(Acc a, const Acc& b) {
