@@ -17,7 +17,7 @@ float ones behind them.
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import keras
 import tensorflow as tf
@@ -45,7 +45,10 @@ class Quantizer(abc.ABC):
 
     Attributes:
         input_options: Options of a format whose inputs are treated as this quantiser treats them.
+        keeps_zeros: Whether a weight of zero stays zero, so that a kernel can be pruned.
     """
+
+    keeps_zeros: ClassVar[bool] = True
 
     @property
     @abc.abstractmethod
@@ -105,6 +108,8 @@ class Quantizer(abc.ABC):
 
 class _Sign(Quantizer):
     """Signs, and what the estimators of their gradient share."""
+
+    keeps_zeros = False
 
     def __init__(self, scale: bool) -> None:
         if not isinstance(scale, bool):
