@@ -25,6 +25,7 @@ DOCUMENTED = [
     "methods.ensembling",
     "methods.neurons",
     "methods.pruning",
+    "methods.quantizing",
     "ops",
     "patterns",
     "quantizers",

@@ -1,7 +1,5 @@
 """What is done to a model while it trains."""
 
-import difflib
-import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfcompress_ops.compression import matching
 from tfcompress_ops.methods import Distiller, pruning
 from tfcompress_ops.methods.pruning import float_kernel, refusal
 from tfcompress_ops.patterns import BALANCED, keep_masks
@@ -215,18 +214,11 @@ def _choose(
     else:
         layers = model._flatten_layers(include_self=False)
         paths = {layer.path: layer for layer in layers if layer.path is not None}
-    for pattern in patterns:
-        if not fnmatch.filter(paths, pattern):
-            nearest = difflib.get_close_matches(pattern, paths, n=3, cutoff=0.0)
-            raise ValueError(
-                f"`schedule` must name layers of the model; received the pattern {pattern!r}, "
-                f"which matches none. The nearest layer paths are {nearest}."
-            )
     chosen: dict[keras.layers.Layer, Schedule | None] = {}
     for pattern, schedule in patterns.items():
-        for path, layer in paths.items():
-            if fnmatch.fnmatchcase(path, pattern) and refusal(layer) is None:
-                chosen.setdefault(layer, schedule)
+        for path in matching(pattern, paths, "schedule"):
+            if refusal(paths[path]) is None:
+                chosen.setdefault(paths[path], schedule)
     scheduled = {layer: schedule for layer, schedule in chosen.items() if schedule is not None}
     if not scheduled:
         raise ValueError(

@@ -415,9 +415,11 @@ __all__ = [
     "Quantizer",
     "SteSign",
     "SteTern",
+    "aware",
     "format_of",
     "get",
     "register_quantizer",
+    "training",
 ]
 
 
@@ -440,3 +442,21 @@ def training(format: Format) -> tuple[Quantizer, Quantizer | None] | None:
     else:
         return None
     return kernel, {"float": None, "int8": FakeInt8(), "binary": signs}[format.activations]
+
+
+def aware(format: Format) -> tuple[Quantizer, Quantizer | None] | None:
+    """What layers are fine-tuned with that are to be packed in a format: quantisation-aware.
+
+    Args:
+        format: Any format.
+
+    Returns:
+        Quantisers of the kernel and of the inputs (or `None`), such that the format computes what
+        they do; `None` where there are none: float values, means (`center`), static ranges.
+    """
+    if getattr(format, "center", False):
+        return None
+    dense = format.dense_alternative or format
+    if isinstance(dense, Int8) and dense.activations in ("dynamic", "float"):
+        return FakeInt8(), FakeInt8() if dense.activations == "dynamic" else None
+    return training(format)

@@ -1,6 +1,5 @@
 """Setting the least of a model's weights to zero."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -36,7 +35,7 @@ def prune(
     a new optimizer of the same configuration. The zeros take as much memory and time as other
     weights: train on with `tfc.callbacks.Pruning`, which holds them, then compress the model.
 
-        w_new = w * [|w| >= threshold], or with a sparsity s: * [|w| is not among the s * n smallest]
+        w_new = w * [|w| >= threshold], or of n weights the sparsity * n smallest |w| become 0
 
     Of layers that are trained quantised, such as `tfc.layers.QuantDense`, the float weights behind
     the quantised ones are pruned, if their quantiser leaves a zero zero: signs have none.
@@ -80,8 +79,9 @@ def prune(
         section 3.
     """
     check_model(model)
-    if not any(isinstance(one, Mapping) for one in (sparsity, threshold, pattern)):
-        check_options(sparsity, threshold, pattern, block, scope)
+    given: dict[str, Any] = {"sparsity": sparsity, "threshold": threshold, "pattern": pattern}
+    if not any(isinstance(value, Mapping) for value in given.values()):
+        check_options(**given, block=block, scope=scope)
     if not prunable_layers(model):
         reasons = (f"\n  {path}: {refusal(layer)}" for path, layer in layer_paths(model).items())
         raise ValueError(
@@ -89,10 +89,7 @@ def prune(
             f"none:{''.join(reasons)}"
         )
     pruned = rebuild(model, lambda layer: None)
-    wanted = {
-        name: _by_layer(name, value, pruned)
-        for name, value in (("sparsity", sparsity), ("threshold", threshold), ("pattern", pattern))
-    }
+    wanted = {name: _by_layer(name, value, pruned) for name, value in given.items()}
     for options, group in _groups(wanted, scope):
         check_options(**options, block=block, scope=scope)
         matrices = [matrix_of(layer) for layer in group]
@@ -113,14 +110,7 @@ def _by_layer(name: str, value: Any, model: keras.Model) -> dict[Layer, Any]:
     paths = layer_paths(model)
     chosen: dict[Layer, Any] = {}
     for glob, one in value.items():
-        matched = matching(glob, paths)
-        if not matched:
-            nearest = difflib.get_close_matches(glob, paths, n=3, cutoff=0.0)
-            raise ValueError(
-                f"`{name}` must name layers of the model; received the pattern {glob!r}, which "
-                f"matches none. The nearest layer paths are {nearest}."
-            )
-        for path in matched:
+        for path in matching(glob, paths, name):
             chosen.setdefault(paths[path], one)
     found = {
         layer: chosen[layer] for layer in prunable_layers(model) if chosen.get(layer) is not None
