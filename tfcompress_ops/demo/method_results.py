@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 BATCH_SIZES = (1, 128)
 PIPELINE, ALONE = "One after the other", "Each by itself"
@@ -24,7 +24,8 @@ class Labels:
     TUNED_INT8 = "quantised: int8, fine-tuned"
     TUNED_SIGNS = "binarised: 1 bit, fine-tuned"
     HALF_REMOVED = "neurons: half of both layers removed"
-    STUDENT_ALONE = "the student without a teacher"
+    STUDENT_ALONE = "distilled: a small student without a teacher"
+    STUDENT = "distilled: the same with the teacher"
     BEST_MEMBER = "ensemble: its best member"
     ENSEMBLE = "ensemble: all five"
     BEST_TUNED = "soup: the best of three"
@@ -142,42 +143,52 @@ def summarise(
         members: how many models the ensemble is of.
     """
     by_label = [{one.label: one for one in measured} for measured in found]
-    batches = [str(batch) for batch in BATCH_SIZES]
-
-    def spread(value: Callable[[dict[str, Measured]], float]) -> Spread:
-        return Spread.of([value(measured) for measured in by_label])
-
-    rows = []
-    for first in found[0]:
-        label, teacher = first.label, Labels.TEACHER
-        rows.append(
-            MethodRow(
-                group=first.group,
-                label=label,
-                accuracy=spread(lambda of: of[label].accuracy),
-                points=spread(lambda of: 100 * (of[label].accuracy - of[teacher].accuracy)),
-                file_bytes=spread(lambda of: of[label].file_bytes),
-                smaller=spread(lambda of: of[teacher].file_bytes / of[label].file_bytes),
-                call_us={b: spread(lambda of: of[label].call_us[b]) for b in batches},
-                in_graph_us={b: spread(lambda of: of[label].in_graph_us[b]) for b in batches},
-                faster={
-                    b: spread(lambda of: of[teacher].call_us[b] / of[label].call_us[b])
-                    for b in batches
-                },
-            )
-        )
     return MethodResults(
         seeds=seeds,
         layers=layers,
         members=members,
         batch_sizes=list(BATCH_SIZES),
-        rows=sorted(rows, key=lambda row: row.group != PIPELINE),
-        calls_of_members={
-            b: spread(
-                lambda of: (
-                    members * of[Labels.BEST_MEMBER].call_us[b] / of[Labels.ENSEMBLE].call_us[b]
-                )
-            )
-            for b in batches
-        },
+        rows=sorted(
+            (_row(one.group, one.label, by_label) for one in found[0]),
+            key=lambda row: row.group != PIPELINE,
+        ),
+        calls_of_members=_by_batch(
+            by_label,
+            lambda of, batch: (
+                members * of[Labels.BEST_MEMBER].call_us[batch] / of[Labels.ENSEMBLE].call_us[batch]
+            ),
+        ),
     )
+
+
+_ByLabel = Mapping[str, Measured]
+
+
+def _row(group: str, label: str, seeds: Sequence[_ByLabel]) -> MethodRow:
+    teacher = Labels.TEACHER
+
+    def spread(value: Callable[[_ByLabel], float]) -> Spread:
+        return Spread.of([value(measured) for measured in seeds])
+
+    return MethodRow(
+        group=group,
+        label=label,
+        accuracy=spread(lambda of: of[label].accuracy),
+        points=spread(lambda of: 100 * (of[label].accuracy - of[teacher].accuracy)),
+        file_bytes=spread(lambda of: of[label].file_bytes),
+        smaller=spread(lambda of: of[teacher].file_bytes / of[label].file_bytes),
+        call_us=_by_batch(seeds, lambda of, batch: of[label].call_us[batch]),
+        in_graph_us=_by_batch(seeds, lambda of, batch: of[label].in_graph_us[batch]),
+        faster=_by_batch(
+            seeds, lambda of, batch: of[teacher].call_us[batch] / of[label].call_us[batch]
+        ),
+    )
+
+
+def _by_batch(
+    seeds: Sequence[_ByLabel], value: Callable[[_ByLabel, str], float]
+) -> dict[str, Spread]:
+    return {
+        batch: Spread.of([value(measured, batch) for measured in seeds])
+        for batch in map(str, BATCH_SIZES)
+    }

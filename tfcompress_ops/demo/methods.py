@@ -43,6 +43,7 @@ _REPETITIONS = 3
 _BURST = 5
 _SECONDS = 20.0
 _STUDENT_RATE = 3e-3
+_TEMPERATURE = 8.0
 _TUNING_RATE = 3e-4
 _SPARSITY = 0.875
 _REMOVED = 0.5
@@ -59,27 +60,29 @@ class Sizes:
 
     Attributes:
         teacher: width of both hidden layers of the float classifier.
-        student: the same of the one that is distilled; the pipeline halves it.
+        student: the same of the one that the pipeline distils, and then halves.
+        small: the same of students that are compared with and without a teacher.
         member: the same of each member of the ensemble.
         passes: for a network that is trained from nothing.
-        student_passes: for a student and its next steps, whose passes are cheap.
-        tuned_passes: for the teacher after weights or neurons were removed, or rounded.
-        signs_passes: for the teacher with weights of one bit.
+        tuned_passes: after weights or neurons were removed.
+        rounded_passes: with the rounding of int8.
+        signs_passes: with weights of one bit.
         rounds: bursts of each model at each batch size.
     """
 
     teacher: int
     student: int
+    small: int
     member: int
     passes: int
-    student_passes: int
     tuned_passes: int
+    rounded_passes: int
     signs_passes: int
     rounds: int
 
 
-FULL = Sizes(2560, 512, 256, 20, 24, 4, 8, 15)
-QUICK = Sizes(256, 128, 64, 5, 5, 1, 1, 3)
+FULL = Sizes(2560, 1024, 128, 256, 24, 8, 2, 8, 15)
+QUICK = Sizes(256, 128, 32, 64, 5, 2, 1, 1, 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +196,7 @@ def _run_once(seed: int, sizes: Sizes, on_step: OnStep) -> list[Measured]:
     teacher = build(sizes.teacher)
     trainer.fit(teacher, sizes.passes)
     entries = [_Entry(PIPELINE, Labels.TEACHER, teacher)]
-    makers = (_pipeline, _pruned, _quantized, _smaller, _fused)
+    makers = (_pipeline, _pruned, _quantized, _distilled, _smaller, _fused)
     for index, make in enumerate(makers, start=1):
         on_step(index / (len(makers) + 2))
         entries.extend(make(teacher, trainer, sizes))
@@ -204,30 +207,35 @@ def _run_once(seed: int, sizes: Sizes, on_step: OnStep) -> list[Measured]:
 
 
 def _pipeline(teacher: keras.Model, trainer: _Trainer, sizes: Sizes) -> Iterator[_Entry]:
-    """The steps of the combined pipeline, and the student without a teacher."""
-    passes = sizes.student_passes
-    alone, student = build(sizes.student), build(sizes.student)
-    student.set_weights(alone.get_weights())
-    trainer.fit(alone, passes, _STUDENT_RATE)
-    yield _Entry(ALONE, Labels.STUDENT_ALONE, alone)
+    """The steps of the combined pipeline; the teacher goes on teaching through all of them."""
 
-    trainer.fit(methods.Distiller(student, teacher), passes, _STUDENT_RATE)
+    def taught(student: keras.Model) -> keras.Model:
+        return methods.Distiller(student, teacher, temperature=_TEMPERATURE)
+
+    passes = sizes.passes // 2
+    student = build(sizes.student)
+    trainer.fit(taught(student), sizes.passes, _STUDENT_RATE)
     yield _Entry(PIPELINE, Labels.DISTILLED, student)
 
     smaller = methods.remove_neurons(student, fraction=_REMOVED)
-    trainer.fit(methods.Distiller(smaller, teacher), passes // 2, _STUDENT_RATE, order=1)
+    trainer.fit(taught(smaller), passes, _STUDENT_RATE, order=1)
     yield _Entry(PIPELINE, Labels.REMOVED, smaller)
 
     pruned = _copy(smaller)
-    trainer.fit(
-        methods.Distiller(pruned, teacher),
-        passes // 2,
-        _STUDENT_RATE,
-        trainer.pruning(passes // 2),
-        order=2,
-    )
+    trainer.fit(taught(pruned), passes, _STUDENT_RATE, trainer.pruning(passes), order=2)
     yield _Entry(PIPELINE, Labels.PRUNED, pruned)
     yield _Entry(PIPELINE, Labels.INT8, _compress(pruned, _SPARSE))
+
+
+def _distilled(teacher: keras.Model, trainer: _Trainer, sizes: Sizes) -> Iterator[_Entry]:
+    """Distillation alone: a small student with a teacher and without, from the same weights."""
+    alone = build(sizes.small)
+    student = _copy(alone)
+    trainer.fit(alone, sizes.passes, _STUDENT_RATE)
+    yield _Entry(ALONE, Labels.STUDENT_ALONE, alone)
+    taught = methods.Distiller(student, teacher, temperature=_TEMPERATURE)
+    trainer.fit(taught, sizes.passes, _STUDENT_RATE)
+    yield _Entry(ALONE, Labels.STUDENT, student)
 
 
 def _pruned(teacher: keras.Model, trainer: _Trainer, sizes: Sizes) -> Iterator[_Entry]:
@@ -243,7 +251,7 @@ def _quantized(teacher: keras.Model, trainer: _Trainer, sizes: Sizes) -> Iterato
     """Quantisation and binarisation alone: as it is, and after fine-tuning with the rounding."""
     yield _Entry(ALONE, Labels.ROUNDED, _compress(teacher, Int8()))
     for label, format_, passes in (
-        (Labels.TUNED_INT8, Int8(), sizes.tuned_passes),
+        (Labels.TUNED_INT8, Int8(), sizes.rounded_passes),
         (Labels.TUNED_SIGNS, Binary("int8"), sizes.signs_passes),
     ):
         aware = methods.quantize_aware(teacher, {HEAD: Int8(), "*": format_})

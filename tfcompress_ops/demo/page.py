@@ -135,7 +135,7 @@ def spread(values: Spread, text: Callable[[float], str]) -> str:
 def method_sentences(found: MethodResults) -> list[str]:
     """Returns what the rows of the methods come to, in words."""
     last = found.group(PIPELINE)[-1]
-    student, alone = found.row(Labels.DISTILLED), found.row(Labels.STUDENT_ALONE)
+    student, alone = found.row(Labels.STUDENT), found.row(Labels.STUDENT_ALONE)
     ensemble, best = found.row(Labels.ENSEMBLE), found.row(Labels.BEST_MEMBER)
     soup, tuned = found.row(Labels.SOUP), found.row(Labels.BEST_TUNED)
     batches = [str(batch) for batch in found.batch_sizes]
@@ -145,7 +145,7 @@ def method_sentences(found: MethodResults) -> list[str]:
     return [
         f"One after the other: {ratio(last.smaller.mean)} smaller, {faster} ({in_graph} in graph), "
         f"accuracy {points(last.points.mean)} percentage points.",
-        f"The student with a teacher: {points(student.points.mean - alone.points.mean)} points "
+        f"A small student with a teacher: {points(student.points.mean - alone.points.mean)} points "
         "against the same one without.",
         f"The ensemble: {points(ensemble.points.mean - best.points.mean)} points against its best "
         f"member, and one call is faster than {found.members} calls of members: {calls}.",
