@@ -276,7 +276,7 @@ def _fused(teacher: keras.Model, trainer: _Trainer, sizes: Sizes) -> Iterator[_E
         trainer.fit(members[-1], sizes.passes, order=index)
     best = max(members, key=lambda member: accuracy(member, trainer.digits))
     yield _Entry(ALONE, Labels.BEST_MEMBER, best)
-    yield _Entry(ALONE, Labels.ENSEMBLE, methods.ensemble(members))
+    yield _Entry(ALONE, Labels.ENSEMBLE, methods.ensemble(members, batch_size=1))
     tuned = [_copy(members[0]) for _ in range(_SOUP)]
     for index, one in enumerate(tuned):
         trainer.fit(one, sizes.tuned_passes, order=10 + index)
