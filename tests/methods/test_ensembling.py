@@ -216,15 +216,15 @@ def test_the_faster_of_wide_and_apart(timed, combine, weights, activation):
 
 def test_wide_is_saved_and_exported(timed, tmp_path):
     models = [make_deep(seed, normalised=False) for seed in range(2)]
-    models[1] = keras.Model(models[1].inputs, models[1].outputs)  # Functional
+    models[1] = keras.Model(models[1].inputs[0], models[1].outputs[0])  # Functional
     whole = tfc.ensemble(models, batch_size=1)
     expected = whole.predict(X, verbose=0)
     whole.save(tmp_path / "whole.keras")
     again = keras.saving.load_model(tmp_path / "whole.keras")
     np.testing.assert_allclose(again.predict(X, verbose=0), expected, rtol=1e-5)
     whole.export(tmp_path / "saved", verbose=False)
-    served = tf.saved_model.load(tmp_path / "saved").serve(X)
-    np.testing.assert_allclose(served, expected, rtol=1e-5)
+    served = tf.saved_model.load(tmp_path / "saved")
+    np.testing.assert_allclose(served.serve(X), expected, rtol=1e-5)
 
 
 def test_what_cannot_be_widened_stays_apart(monkeypatch):
