@@ -61,7 +61,7 @@ def run(tmp_path_factory):
     """One quick demo: the result of the command, and its directory."""
     out = tmp_path_factory.mktemp("demo") / "out"
     copy = out.parent / "copy.json"
-    arguments = ["demo", "--quick", "--seed", "3", "--out", str(out), "--json", str(copy)]
+    arguments = ["demo", "--quick", "--all", "--seed", "3", "--out", str(out), "--json", str(copy)]
     return CliRunner().invoke(app_module.app, arguments), out
 
 
@@ -176,6 +176,23 @@ def test_numbers_of_the_page_are_those_of_the_json(text, found):
         assert shown == " ".join(expected)
 
 
+def test_the_page_shows_the_methods(run, text, found):
+    """Both tables, with the numbers of the JSON, and what they come to."""
+    assert len(found["methods"]["rows"]) > 15
+    for row in found["methods"]["rows"]:
+        shown = re.search(rf'<th scope="row">{re.escape(row["label"])}</th>(.*?)</tr>', text, re.S)
+        for value in (
+            page.percentage(row["accuracy"]["mean"]),
+            page.size(row["file_bytes"]["mean"]),
+            page.microseconds(row["call_us"]["128"]["mean"]),
+            page.ratio(row["faster"]["1"]["mean"]),
+        ):
+            assert value in shown[1]
+    assert "One after the other: " in text
+    assert "One after the other: " in run[0].output
+    assert found["command"].endswith(" --all --seeds 1")
+
+
 def test_a_second_run_replaces_the_models(run, tmp_path):
     _, out = run
     again = tmp_path / "out"
@@ -197,6 +214,7 @@ def test_a_second_run_replaces_the_models(run, tmp_path):
     [
         (["--out", "{file}"], "is not a directory"),
         (["--json", "{missing}/results.json"], "does not exist"),
+        (["--seeds", "3"], "--seeds 3 goes with --all"),
     ],
 )
 def test_errors(arguments, message, tmp_path):

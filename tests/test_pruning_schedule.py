@@ -72,7 +72,9 @@ def test_sparsity_follows_the_schedule():
     assert sparsities(model) == [0.75, 0.75]
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize(
+    "optimizer", ["sgd", "adam", "adamw", "rmsprop", "adafactor", "lion", "ftrl"]
+)
 def test_equals_training_by_hand(optimizer):
     """Magnitude masks of the moment's weights, held with `kernel *= mask`."""
     model, by_hand = make_model(optimizer), make_model(optimizer)
@@ -168,6 +170,24 @@ def test_subclassed_models():
     model.build((None, 8))
     fit(model, tfc.callbacks.Pruning({"*hidden": Constant(0.5)}), epochs=1)
     assert sparsities(inner) == [0.5, 0.0]
+
+
+def test_students_are_pruned_while_they_are_taught():
+    """What belongs to the distiller alone, a regressor, is left; paths are the student's."""
+    student = make_model()
+    wide = keras.Sequential(
+        [keras.Input((8,)), keras.layers.Dense(40, name="hidden"), keras.layers.Dense(4)]
+    )
+    distiller = tfc.Distiller(student, wide, alpha=0.0, matches={"hidden": "hidden"})
+    distiller.compile("adam")
+    fit(distiller, tfc.callbacks.Pruning({"head": None, "*": Constant(0.5)}), epochs=1)
+    assert sparsities(student) == [0.5, 0.0]
+    before = [layer.kernel.numpy() == 0 for layer in student.layers]
+    fit(distiller, tfc.callbacks.Pruning(), epochs=1)
+    for layer, zeros in zip(student.layers, before, strict=True):
+        np.testing.assert_array_equal(layer.kernel.numpy() == 0, zeros)
+    (regressor,) = distiller._regressors
+    assert (regressor.kernel.numpy() != 0).all()
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,14 @@ if TYPE_CHECKING:
     from tfcompress_ops.compression import compress, decompress
     from tfcompress_ops.formats import Binary, Format, Int8, Sparse, Ternary
     from tfcompress_ops.linking import pack_signs
-    from tfcompress_ops.methods import Distiller, average_weights, ensemble, prune, remove_neurons
+    from tfcompress_ops.methods import (
+        Distiller,
+        average_weights,
+        ensemble,
+        prune,
+        quantize_aware,
+        remove_neurons,
+    )
     from tfcompress_ops.reports import Report, report
     from tfcompress_ops.search import search_report
 
@@ -56,6 +63,7 @@ _HOMES = {
     "ops": "ops",
     "pack_signs": "linking:pack_signs",
     "prune": "methods:prune",
+    "quantize_aware": "methods:quantize_aware",
     "quantizers": "quantizers",
     "remove_neurons": "methods:remove_neurons",
     "report": "reports:report",
@@ -84,6 +92,7 @@ __all__ = [
     "ops",
     "pack_signs",
     "prune",
+    "quantize_aware",
     "quantizers",
     "remove_neurons",
     "report",

@@ -1,7 +1,5 @@
 """What is done to a model while it trains."""
 
-import difflib
-import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfcompress_ops.methods import pruning
+from tfcompress_ops.compression import matching
+from tfcompress_ops.methods import Distiller, pruning
 from tfcompress_ops.methods.pruning import float_kernel, refusal
 from tfcompress_ops.patterns import BALANCED, keep_masks
 from tfcompress_ops.schedules import Schedule
@@ -30,6 +29,8 @@ class Pruning(keras.callbacks.Callback):  # type: ignore[misc]
     weight is all there is to know of a mask: training that is resumed from a checkpoint of model
     and optimizer goes on as if it had not stopped. Nothing is added to the model, and so nothing
     has to be stripped from it at the end. Works inside `tf.distribute` strategies.
+
+    Of a `tfc.Distiller` the student is pruned; patterns are over the student's layer paths.
 
     With `steps_per_execution` in `compile`, zeros are set after every execution.
 
@@ -126,12 +127,18 @@ class Pruning(keras.callbacks.Callback):  # type: ignore[misc]
         self._hold = None
         self._groups = []
 
+    @property
+    def _pruned(self) -> keras.Model:
+        """The model whose weights go."""
+        return self.model.student if isinstance(self.model, Distiller) else self.model
+
     def _iterations(self) -> int:
         return int(tf.convert_to_tensor(self.model.optimizer.iterations.value))
 
     def _zeros(self) -> list[tuple[Any, Any]]:
         """Kernels that have zeros, and their masks."""
-        layers = self.model._flatten_layers(include_self=False)
+        model = self._pruned
+        layers = model._flatten_layers(include_self=False)
         kernels = [float_kernel(layer).value for layer in layers if refusal(layer) is None]
         masks = [tf.not_equal(kernel, 0) for kernel in kernels]
         held = [
@@ -141,7 +148,7 @@ class Pruning(keras.callbacks.Callback):  # type: ignore[misc]
         ]
         if not held:
             raise ValueError(
-                f"`model` must have weights that are zero; received {self.model.name!r}, which has "
+                f"`model` must have weights that are zero; received {model.name!r}, which has "
                 "none in the layers that can be compressed. Prune it first, with tfc.prune, or "
                 "give a schedule."
             )
@@ -149,7 +156,7 @@ class Pruning(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _scheduled(self) -> list[tuple[Any, Any]]:
         """Kernels with variables for their masks, also kept by schedule in `_groups`."""
-        chosen = _choose(self.model, self._schedules)
+        chosen = _choose(self._pruned, self._schedules)
         self._groups = []
         for layer, schedule in chosen.items():
             kernel = float_kernel(layer).value
@@ -207,18 +214,11 @@ def _choose(
     else:
         layers = model._flatten_layers(include_self=False)
         paths = {layer.path: layer for layer in layers if layer.path is not None}
-    for pattern in patterns:
-        if not fnmatch.filter(paths, pattern):
-            nearest = difflib.get_close_matches(pattern, paths, n=3, cutoff=0.0)
-            raise ValueError(
-                f"`schedule` must name layers of the model; received the pattern {pattern!r}, "
-                f"which matches none. The nearest layer paths are {nearest}."
-            )
     chosen: dict[keras.layers.Layer, Schedule | None] = {}
     for pattern, schedule in patterns.items():
-        for path, layer in paths.items():
-            if fnmatch.fnmatchcase(path, pattern) and refusal(layer) is None:
-                chosen.setdefault(layer, schedule)
+        for path in matching(pattern, paths, "schedule"):
+            if refusal(paths[path]) is None:
+                chosen.setdefault(paths[path], schedule)
     scheduled = {layer: schedule for layer, schedule in chosen.items() if schedule is not None}
     if not scheduled:
         raise ValueError(

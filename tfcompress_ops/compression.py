@@ -60,7 +60,8 @@ def compress(
             (`layer_paths`). `*` matches slashes too, and a pattern that matches the path of a model
             or layer that holds others holds for all of them. A layer that was trained
             quantised, such as `tfc.layers.QuantDense`, gets the format that it was trained for,
-            whatever `formats` says, unless a pattern gives it `None`; without `formats`, such
+            whatever `formats` says, unless a pattern gives it `None`, or a sparse format that
+            computes the same and leaves out nothing but zeros; without `formats`, such
             layers alone are compressed.
         calibration_data: Inputs that formats with static activations take the range of activations
             from: arrays, nested as the model takes them, or an iterable of batches such as a
@@ -296,13 +297,7 @@ def watching(watchers: Mapping[Layer, Callable[[Any, Any], None]]) -> Iterator[N
 
 def _choose(model: keras.Model, formats: Formats) -> dict[str, Format]:
     """Which layers are compressed, by their first paths, and to what."""
-    if isinstance(formats, Mapping) and "class_name" not in formats:  # not a serialised format
-        patterns = {
-            pattern: None if value is None else formats_lib.get(value)
-            for pattern, value in formats.items()
-        }
-    else:
-        patterns = {} if formats == () else {"*": formats_lib.get(formats)}
+    patterns = by_pattern(formats)
     paths = layer_paths(model)
     reasons = Reasons(model)
     for pattern, value in patterns.items():
@@ -319,7 +314,7 @@ def _choose(model: keras.Model, formats: Formats) -> dict[str, Format]:
             if value is None or cls is None or reason is not None:
                 left[layer] = reason or "`formats` leaves it as it is"
             else:
-                chosen[layer] = path, trained_format(layer) or cls.format_for(value) or value
+                chosen[layer] = path, _wanted(layer, cls, value)
     for path, layer in paths.items():
         if layer not in left and layer not in chosen and reasons.against(layer) is None:
             own = trained_format(layer)
@@ -335,6 +330,32 @@ def _choose(model: keras.Model, formats: Formats) -> dict[str, Format]:
             f"`formats` leaves nothing to compress:{listed}"
         )
     return dict(chosen.values())
+
+
+def _wanted(layer: Layer, cls: type[CompressedLayer], format: Format) -> Format:
+    """The format of a layer that is asked for, unless the layer was trained for another.
+
+    One that was trained for dense weights may have those that multiply the same without zeros.
+    """
+    wanted = cls.format_for(format) or format
+    own = trained_format(layer)
+    if own is None:
+        return wanted
+    if wanted.dense_alternative == own:
+        matrix = cls.source_weights(layer).matrix
+        if np.array_equal(wanted.unpack(wanted.pack(matrix)) != 0, matrix != 0):
+            return wanted
+    return own
+
+
+def by_pattern(formats: Formats) -> dict[str, Format | None]:
+    """What `formats` of `compress` says, as globs over layer paths to formats or `None`."""
+    if isinstance(formats, Mapping) and "class_name" not in formats:  # not a serialised format
+        return {
+            pattern: None if value is None else formats_lib.get(value)
+            for pattern, value in formats.items()
+        }
+    return {} if formats == () else {"*": formats_lib.get(formats)}
 
 
 class Reasons:
@@ -356,12 +377,16 @@ class Reasons:
         return reason
 
 
-def matching(pattern: str, paths: Iterable[str]) -> list[str]:
+def matching(pattern: str, paths: Iterable[str], argument: str = "formats") -> list[str]:
     """The paths that a pattern matches, or matches the model or container of.
 
     Args:
         pattern: A glob over paths.
         paths: Paths of layers.
+        argument: What the caller calls what the pattern is from.
+
+    Raises:
+        ValueError: If there are none.
     """
 
     def matches(path: str) -> bool:
@@ -369,19 +394,20 @@ def matching(pattern: str, paths: Iterable[str]) -> list[str]:
         above = ("/".join(parts[: end + 1]) for end in range(len(parts)))
         return any(fnmatch.fnmatchcase(outer, pattern) for outer in above)
 
-    return [path for path in paths if matches(path)]
+    matched = [path for path in paths if matches(path)]
+    if not matched:
+        nearest = difflib.get_close_matches(pattern, paths, n=3, cutoff=0.0)
+        raise ValueError(
+            f"`{argument}` must name layers of the model; received the pattern {pattern!r}, which "
+            f"matches none. The nearest layer paths are {nearest}."
+        )
+    return matched
 
 
 def _check_pattern(
     pattern: str, value: Format | None, paths: Mapping[str, Layer], reasons: Reasons
 ) -> None:
     matched = matching(pattern, paths)
-    if not matched:
-        nearest = difflib.get_close_matches(pattern, paths, n=3, cutoff=0.0)
-        raise ValueError(
-            f"`formats` must name layers of the model; received the pattern {pattern!r}, which "
-            f"matches none. The nearest layer paths are {nearest}."
-        )
     against = {path: reasons.against(paths[path], value) for path in matched}
     # "*" says "whatever can be"; a pattern that picks layers out and can do nothing is a mistake.
     if (

@@ -17,7 +17,7 @@ float ones behind them.
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import keras
 import tensorflow as tf
@@ -45,7 +45,10 @@ class Quantizer(abc.ABC):
 
     Attributes:
         input_options: Options of a format whose inputs are treated as this quantiser treats them.
+        keeps_zeros: Whether a weight of zero stays zero, so that a kernel can be pruned.
     """
+
+    keeps_zeros: ClassVar[bool] = True
 
     @property
     @abc.abstractmethod
@@ -105,6 +108,8 @@ class Quantizer(abc.ABC):
 
 class _Sign(Quantizer):
     """Signs, and what the estimators of their gradient share."""
+
+    keeps_zeros = False
 
     def __init__(self, scale: bool) -> None:
         if not isinstance(scale, bool):
@@ -410,9 +415,11 @@ __all__ = [
     "Quantizer",
     "SteSign",
     "SteTern",
+    "aware",
     "format_of",
     "get",
     "register_quantizer",
+    "training",
 ]
 
 
@@ -435,3 +442,21 @@ def training(format: Format) -> tuple[Quantizer, Quantizer | None] | None:
     else:
         return None
     return kernel, {"float": None, "int8": FakeInt8(), "binary": signs}[format.activations]
+
+
+def aware(format: Format) -> tuple[Quantizer, Quantizer | None] | None:
+    """What layers are fine-tuned with that are to be packed in a format: quantisation-aware.
+
+    Args:
+        format: Any format.
+
+    Returns:
+        Quantisers of the kernel and of the inputs (or `None`), such that the format computes what
+        they do; `None` where there are none: float values, means (`center`), static ranges.
+    """
+    if getattr(format, "center", False):
+        return None
+    dense = format.dense_alternative or format
+    if isinstance(dense, Int8) and dense.activations in ("dynamic", "float"):
+        return FakeInt8(), FakeInt8() if dense.activations == "dynamic" else None
+    return training(format)

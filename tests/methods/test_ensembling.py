@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tfcompress_ops as tfc
+from tfcompress_ops.methods import ensembling
 
 # Keras saves its variables in a way that NumPy 2 warns about.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
@@ -162,3 +163,101 @@ def test_errors_of_structure():
     subclassed(X)
     with pytest.raises(ValueError, match=r"must be Sequential or Functional; received .*Wrap it"):
         tfc.ensemble([subclassed])
+
+
+def make_deep(seed, activation=None, units=(16, 12), normalised=True):
+    """A stack with all that can be widened."""
+    keras.utils.set_random_seed(seed)
+    layers = [keras.Input((5,)), keras.layers.Dense(units[0], "gelu", name="first")]
+    if normalised:
+        layers.append(keras.layers.BatchNormalization(name="norm"))
+    layers += [
+        keras.layers.Dropout(0.5, name="drop"),
+        keras.layers.Dense(units[1], use_bias=False, name="second"),
+        keras.layers.LeakyReLU(name="leaky"),
+        keras.layers.Dense(4, activation, name="head"),
+    ]
+    model = keras.Sequential(layers)
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        weight.assign(np.abs(rng.normal(size=weight.shape)) + 0.1)
+    return model
+
+
+@pytest.fixture(params=["wide", "apart"])
+def timed(request, monkeypatch):
+    """Lets one of the two seem faster."""
+    times = {"wide": [2.0, 1.0], "apart": [1.0, 2.0]}[request.param]
+    seen = []
+
+    def latencies(layers, inputs, out_features):
+        seen.append(inputs.shape)
+        return times
+
+    monkeypatch.setattr(ensembling, "layer_latencies_us", latencies)
+    return request.param, seen
+
+
+@pytest.mark.parametrize("combine", ["mean", "vote"])
+@pytest.mark.parametrize("weights", [None, (1, 3, 2)])
+@pytest.mark.parametrize("activation", [None, "softmax", "sigmoid"])
+def test_the_faster_of_wide_and_apart(timed, combine, weights, activation):
+    models = [make_deep(seed, activation) for seed in range(3)]
+    expected = tfc.ensemble(models, combine, weights).predict(X, verbose=0)
+    whole = tfc.ensemble(models, combine, weights, batch_size=7)
+    assert timed == (timed[0], [(7, 5)])
+    np.testing.assert_allclose(whole.predict(X, verbose=0), expected, rtol=1e-4, atol=1e-5)
+    names = [layer.name for layer in whole.layers]
+    assert ("member_0" in names) == (timed[0] == "apart")
+    if timed[0] == "wide":
+        assert whole.get_layer("first").units == 48
+        assert whole.count_params() == 3 * models[0].count_params()
+
+
+def test_wide_is_saved_and_exported(timed, tmp_path):
+    models = [make_deep(seed, normalised=False) for seed in range(2)]
+    models[1] = keras.Model(models[1].inputs[0], models[1].outputs[0])  # Functional
+    whole = tfc.ensemble(models, batch_size=1)
+    expected = whole.predict(X, verbose=0)
+    whole.save(tmp_path / "whole.keras")
+    again = keras.saving.load_model(tmp_path / "whole.keras")
+    np.testing.assert_allclose(again.predict(X, verbose=0), expected, rtol=1e-5)
+    whole.export(tmp_path / "saved", verbose=False)
+    served = tf.saved_model.load(tmp_path / "saved")
+    np.testing.assert_allclose(served.serve(X), expected, rtol=1e-5)
+
+
+def test_what_cannot_be_widened_stays_apart(monkeypatch):
+    monkeypatch.setattr(ensembling, "layer_latencies_us", lambda *_: pytest.fail("was timed"))
+    pairs = [
+        [make_deep(0), make_deep(1, units=(16, 13))],
+        [make_deep(0), make_deep(1, normalised=False)],
+        [tfc.compress(make_deep(seed), "int8") for seed in range(2)],
+    ]
+    inputs = keras.Input((5,))
+    added = keras.layers.Add()([inputs, keras.layers.Dense(5, name="d")(inputs)])
+    pairs.append([keras.Model(inputs, added)] * 2)
+    first = [keras.layers.BatchNormalization(), keras.layers.Dense(4)]
+    pairs.append([keras.Sequential([keras.Input((5,)), *first])] * 2)
+    for models in pairs:
+        whole = tfc.ensemble(models, batch_size=4)
+        assert "member_1" in [layer.name for layer in whole.layers]
+
+
+def test_timing_takes_the_faster():
+    """Really timed: a model that does the work many times over loses."""
+    inputs = keras.Input((64,))
+    dense = keras.layers.Dense(64)
+    quick = keras.Model(inputs, dense(inputs))
+    x = inputs
+    for _ in range(40):
+        x = dense(x)
+    slow = keras.Model(inputs, x)
+    assert ensembling.faster(quick, slow, 64) is quick
+    assert ensembling.faster(slow, quick, 64) is quick
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5, True])
+def test_bad_batch_size(batch_size):
+    with pytest.raises(ValueError, match="`batch_size` must be a positive integer or None; rec"):
+        tfc.ensemble([make_model()], batch_size=batch_size)

@@ -86,6 +86,58 @@ def test_dense(importance, order):
     assert type(small) is keras.Sequential
 
 
+def test_activation():
+    """The mean of what the next kernel gets, against a model of what comes before that kernel."""
+    inputs = keras.Input((9, 8, 2))
+    x = L.Conv2D(8, 3, name="conv")(inputs)
+    x = L.BatchNormalization(name="norm")(x)
+    x = L.Activation("relu", name="relu")(x)
+    x = L.MaxPooling2D(name="pool")(x)
+    x = L.Dropout(0.5)(L.Flatten(name="flat")(x))
+    x = L.Dense(10, "tanh", name="hidden")(x)
+    model = randomised(keras.Model(inputs, L.Dense(3, name="head")(x)))
+    x = np.random.default_rng(4).normal(size=(150, 9, 8, 2)).astype("f")  # more than a batch
+    seen = {
+        name: np.abs(keras.Model(inputs, model.get_layer(name).output).predict(x, verbose=0))
+        for name in ("pool", "hidden")
+    }
+    channels = np.argsort(seen["pool"].mean(axis=(0, 1, 2)))[:4]
+    units = np.argsort(seen["hidden"].mean(axis=0))[:5]
+    positions = np.prod(seen["pool"].shape[1:3])
+    rows = np.concatenate([place * 8 + channels for place in range(positions)])
+    small = check(
+        model, {"hidden": rows, "head": units}, fraction=0.5, importance="activation", data=x
+    )
+    assert small.get_layer("conv").filters == 4
+    assert small.get_layer("hidden").units == 5
+    in_batches = tfc.remove_neurons(
+        model, 0.5, importance="activation", data=((x[i : i + 50], None) for i in (0, 50, 100))
+    )
+    for one, other in zip(small.get_weights(), in_batches.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    # By weights, others would have gone.
+    assert (
+        small.get_layer("hidden").bias.numpy()
+        != tfc.remove_neurons(model, 0.5).get_layer("hidden").bias.numpy()
+    ).any()
+
+
+def test_activation_of_a_residual_stream():
+    """Units that an Add ties are judged by what all layers behind it get of them."""
+    inputs = keras.Input((5,))
+    stem = L.Dense(8, "relu", name="stem")(inputs)
+    added = L.Add(name="add")([stem, L.Dense(8, name="inner")(stem)])
+    model = randomised(keras.Model(inputs, L.Dense(3, name="head")(added)))
+    x = np.random.default_rng(4).normal(size=(40, 5)).astype("f")
+    both = keras.Model(inputs, [model.get_layer("stem").output, model.get_layer("add").output])
+    score = sum(np.abs(values).mean(axis=0) for values in both.predict(x, verbose=0))
+    gone = np.argsort(score)[:4]
+    small = check(
+        model, {"inner": gone, "head": gone}, fraction=0.5, importance="activation", data=x
+    )
+    assert small.get_layer("stem").units == small.get_layer("inner").units == 4
+
+
 def test_threshold():
     model = randomised(
         keras.Sequential([keras.Input((6,)), L.Dense(9, "tanh", name="a"), L.Dense(2, name="b")])
@@ -217,8 +269,16 @@ def test_errors():
     for options in ({}, {"fraction": 0.5, "threshold": 1.0}):
         with pytest.raises(ValueError, match="`fraction` or `threshold` must be given; received"):
             tfc.remove_neurons(model, **options)
-    with pytest.raises(ValueError, match=r"`importance` must be one of \('l1', 'l2'\); received"):
+    with pytest.raises(ValueError, match=r"`importance` must be one of \('l1', 'l2', 'activ"):
         tfc.remove_neurons(model, 0.5, importance="l3")
+    with pytest.raises(ValueError, match="received data missing and importance='activation'"):
+        tfc.remove_neurons(model, 0.5, importance="activation")
+    with pytest.raises(ValueError, match="received data given and importance='l1'"):
+        tfc.remove_neurons(model, 0.5, data=np.ones((2, 4)))
+    with pytest.raises(ValueError, match="`data` must hold inputs; received none"):
+        tfc.remove_neurons(model, 0.5, importance="activation", data=iter(()))
+    with pytest.raises(ValueError, match="`data` must make finite activations"):
+        tfc.remove_neurons(model, 0.5, importance="activation", data=np.full((2, 4), np.nan))
     with pytest.raises(ValueError, match="must not be compressed; received"):
         tfc.remove_neurons(tfc.compress(model, "int8"), 0.5)
     with pytest.raises(TypeError, match=r"must be a keras\.Model"):

@@ -81,6 +81,82 @@ def test_sequential(options):
     np.testing.assert_allclose(pruned.predict(X, verbose=0), pruned(X), rtol=1e-4, atol=1e-6)
 
 
+def test_each_layer_by_itself():
+    model = sequential()
+    old_hidden, old_head = kernels(model)
+    hidden, head = kernels(tfc.prune(model, sparsity={"he*": None, "*": 0.5}))
+    np.testing.assert_array_equal(
+        hidden, np.where(keep_mask(old_hidden, sparsity=0.5), old_hidden, 0)
+    )
+    np.testing.assert_array_equal(head, old_head)
+    pruned = tfc.prune(
+        model,
+        sparsity={"hidden": 0.75},
+        pattern={"hidden": "balanced", "head": "2:4"},
+    )
+    hidden, head = kernels(pruned)
+    mask = keep_mask(old_hidden, sparsity=0.75, pattern="balanced")
+    np.testing.assert_array_equal(hidden, np.where(mask, old_hidden, 0))
+    np.testing.assert_array_equal(head, np.where(keep_mask(old_head, pattern="2:4"), old_head, 0))
+    hidden, head = kernels(tfc.prune(model, threshold={"hidden": 0.1, "head": 0.3}, block=(2, 1)))
+    mask = keep_mask(old_head, threshold=0.3, block=(2, 1))
+    np.testing.assert_array_equal(head, np.where(mask, old_head, 0))
+    mask = keep_mask(old_hidden, threshold=0.1, block=(2, 1))
+    np.testing.assert_array_equal(hidden, np.where(mask, old_hidden, 0))
+
+
+def test_globs_and_models_in_models():
+    model = nested()
+    before = zeros(model)
+    # "encoder" stands for all that is in it; a shared layer is pruned once, as it was named first.
+    pruned = tfc.prune(model, sparsity={"encoder": 0.5, "shared": 0.25, "*": None})
+    found = {
+        path: float((layer.kernel.numpy() == 0).mean())
+        for path, layer in structure.layer_paths(pruned).items()
+        if isinstance(layer, D)
+    }
+    assert found == {"shared": 0.25, "encoder/dense": 0.5, "head": 0.0}
+    assert_same_zeros(model, before)
+
+
+def test_global_scope_over_some_layers():
+    model = nested()
+    pruned = tfc.prune(model, sparsity={"head": None, "*": 0.5}, scope="global")
+    shared, dense, head = (
+        structure.layer_paths(pruned)[path].kernel.numpy()
+        for path in ("shared", "encoder/dense", "head")
+    )
+    assert (head != 0).all()
+    assert (shared == 0).sum() + (dense == 0).sum() == 64
+    assert (shared == 0).sum() != 32
+    with pytest.raises(ValueError, match="must be the same for all layers that are pruned with"):
+        tfc.prune(model, sparsity={"head": 0.25, "*": 0.5}, scope="global")
+
+
+@pytest.mark.parametrize("quantizer", ["FakeInt8", "SteTern"])
+def test_layers_that_are_trained_quantised(quantizer):
+    layer = tfc.layers.QuantDense(24, kernel_quantizer=quantizer, name="hidden")
+    model = keras.Sequential([keras.Input((8,)), layer, D(4, name="head")])
+    latent = layer.latent_kernel.numpy()
+    pruned = tfc.prune(model, sparsity={"hidden": 0.75})
+    new = pruned.get_layer("hidden")
+    mask = keep_mask(latent, sparsity=0.75)
+    np.testing.assert_array_equal(new.latent_kernel, np.where(mask, latent, 0))
+    np.testing.assert_array_equal(layer.latent_kernel, latent)
+    assert (np.asarray(new.kernel)[~mask] == 0).all()
+    pruned.compile(keras.optimizers.Adam(0.05), "mse")
+    pruned.fit(X, Y, epochs=2, verbose=0, callbacks=[tfc.callbacks.Pruning()])
+    np.testing.assert_array_equal(new.latent_kernel.numpy() != 0, mask)
+    assert (new.latent_kernel.numpy()[mask] != latent[mask]).any()
+
+
+def test_signs_cannot_be_pruned():
+    layer = tfc.layers.QuantDense(24, kernel_quantizer="SteSign", name="hidden")
+    model = keras.Sequential([keras.Input((8,)), layer])
+    with pytest.raises(ValueError, match="hidden: SteSign makes a weight of zero something else"):
+        tfc.prune(model, sparsity=0.5)
+
+
 def test_nested_and_shared():
     model = nested()
     model.get_layer("norm").moving_mean.assign(RNG.normal(size=8))
@@ -196,6 +272,10 @@ def test_models_that_are_refused():
         ({"sparsity": 0.5, "scope": "model"}, ValueError, r"`scope` must be one of \('layer', 'gl"),
         ({"threshold": 1, "scope": "global"}, ValueError, "given with scope='global'; .*=1 and"),
         ({"pattern": "2:4", "scope": "global"}, ValueError, "scope='global'; .*pattern='2:4'"),
+        ({"sparsity": {"*": 2}}, ValueError, "`sparsity` must be a fraction of zeros"),
+        ({"sparsity": {"*": 0.5}, "threshold": 1.0}, ValueError, "sparsity.*threshold"),
+        ({"sparsity": {"heads": 0.5}}, ValueError, "pattern 'heads', which .* paths are .'head'"),
+        ({"pattern": {"*": None}}, ValueError, "`pattern` must reach a layer .* none of 'small'"),
     ],
 )
 def test_options_are_checked(options, error, message):

@@ -17,6 +17,7 @@ from tfcompress_ops.cli import console, environment, files
 from tfcompress_ops.cli.console import CommandError
 
 if TYPE_CHECKING:
+    from tfcompress_ops.demo.method_results import MethodResults
     from tfcompress_ops.demo.results import Results
 
 _REQUIRED = ("jinja2", "mlxtend")
@@ -34,6 +35,15 @@ def demo(
         Path | None, typer.Option("--json", metavar="FILE", help="Write the results here too.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the training and the test digits.")] = 0,
+    everything: Annotated[
+        bool,
+        typer.Option(
+            "--all", help="Show pruning, distillation, neurons, fusion and all in one too; minutes."
+        ),
+    ] = False,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="How many seeds --all takes means and spreads over.")
+    ] = 1,
 ) -> None:
     """Train a classifier of handwritten digits, compress it, and measure what that buys."""
     missing = [name for name in _REQUIRED if importlib.util.find_spec(name) is None]
@@ -44,6 +54,8 @@ def demo(
         )
     if out.exists() and not out.is_dir():
         raise CommandError(f"--out {out} is not a directory.")
+    if seeds > 1 and not everything:
+        raise CommandError(f"--seeds {seeds} goes with --all.")
     if json_file is not None and not json_file.parent.is_dir():
         raise CommandError(f"The directory of --json {json_file} does not exist.")
     found = environment.collect()
@@ -56,7 +68,9 @@ def demo(
 
     # The kernels are for the CPU: float32 on a GPU would be no comparison.
     tf.config.set_visible_devices([], "GPU")
-    results = run.run(run.Settings(out, seed, quick), found, _Progress())
+    results = run.run(
+        run.Settings(out, seed, quick, seeds if everything else 0), found, _Progress()
+    )
     if json_file is not None:
         files.write_text(json_file, json.dumps(results.to_json(), indent=1) + "\n")
     _print(results, out / run.PAGE)
@@ -115,4 +129,34 @@ def _print(results: Results, page: Path) -> None:
         f"it; ratios compare calls with {FLOAT32}, below it with {KERAS_INT8}.",
         style="dim",
     )
+    if results.methods is not None:
+        _print_methods(results.methods)
     console.out.print(f"Open [bold]{page}[/]; beside it: {', '.join(results.files)}.")
+
+
+def _print_methods(found: MethodResults) -> None:
+    from tfcompress_ops.demo import page
+    from tfcompress_ops.demo.method_results import ALONE, PIPELINE
+
+    for group in (PIPELINE, ALONE):
+        columns = [(f"Batch {batch}\n[dim]in graph[/]", "Faster") for batch in found.batch_sizes]
+        table = console.table(
+            group, "Accuracy", "Points", "File", "Smaller", *itertools.chain.from_iterable(columns)
+        )
+        for row in found.group(group):
+            cells = []
+            for batch in map(str, found.batch_sizes):
+                in_graph = page.microseconds(row.in_graph_us[batch].mean)
+                cells.append(f"{page.microseconds(row.call_us[batch].mean)}\n[dim]{in_graph}[/]")
+                cells.append(page.spread(row.faster[batch], page.ratio))
+            table.add_row(
+                row.label,
+                page.spread(row.accuracy, page.percentage),
+                page.spread(row.points, page.points),
+                page.size(row.file_bytes.mean),
+                page.spread(row.smaller, page.ratio),
+                *cells,
+            )
+        console.out.print(table)
+    for sentence in page.method_sentences(found):
+        console.out.print(sentence)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,14 @@ from numpy.typing import NDArray
 from tfcompress_ops.cli.environment import binary_size
 from tfcompress_ops.demo import geometry
 from tfcompress_ops.demo.digits import SIDE
+from tfcompress_ops.demo.method_results import (
+    ALONE,
+    PIPELINE,
+    Labels,
+    MethodResults,
+    MethodRow,
+    Spread,
+)
 from tfcompress_ops.demo.results import FLOAT32_XLA, Results, VariantResult
 
 _CACHES = {"L1d": "l1d_bytes", "L2": "l2_bytes", "L3": "l3_bytes"}
@@ -41,6 +51,8 @@ def render(results: Results, test_images: NDArray[np.float32]) -> str:
         accuracy_axis=geometry.accuracy_axis(results.variants, digits),
         histogram_paths=geometry.histogram_paths(results.weights),
         stairs=geometry.stairs(results.weights),
+        method_groups=(PIPELINE, ALONE),
+        method_sentences=[] if results.methods is None else method_sentences(results.methods),
     )
 
 
@@ -109,6 +121,49 @@ def points(value: float) -> str:
     return sign + text
 
 
+def spread(values: Spread, text: Callable[[float], str]) -> str:
+    """Returns a mean and, of several seeds, the standard deviation in the unit of the mean."""
+    mean = text(values.mean)
+    if len(values.values) < 2:
+        return mean
+    number, unit = re.fullmatch(r"(\S*\d)(\D*)", mean).groups()  # type: ignore[union-attr]
+    digits = len(number.partition(".")[2])
+    scale = 100 if "%" in unit else 1
+    return f"{number} ± {scale * values.deviation:.{max(digits, 1)}f}{unit}"
+
+
+def method_sentences(found: MethodResults) -> list[str]:
+    """Returns what the rows of the methods come to, in words."""
+    last = found.group(PIPELINE)[-1]
+    student, alone = found.row(Labels.STUDENT), found.row(Labels.STUDENT_ALONE)
+    ensemble, best = found.row(Labels.ENSEMBLE), found.row(Labels.BEST_MEMBER)
+    soup, tuned = found.row(Labels.SOUP), found.row(Labels.BEST_TUNED)
+    batches = [str(batch) for batch in found.batch_sizes]
+    faster = _listed([f"{ratio(last.faster[b].mean)} faster at batch {b}" for b in batches])
+    in_graph = _listed([ratio(_in_graph(found, last, b)) for b in batches])
+    calls = _listed([f"{ratio(found.calls_of_members[b].mean)} at batch {b}" for b in batches])
+    return [
+        f"One after the other: {ratio(last.smaller.mean)} smaller, {faster} ({in_graph} in graph), "
+        f"accuracy {points(last.points.mean)} percentage points.",
+        f"A small student with a teacher: {points(student.points.mean - alone.points.mean)} points "
+        "against the same one without.",
+        f"The ensemble: {points(ensemble.points.mean - best.points.mean)} points against its best "
+        f"member, and one call is faster than {found.members} calls of members: {calls}.",
+        f"The mean of weights: {points(soup.points.mean - tuned.points.mean)} points against the "
+        "best of what it is the mean of.",
+    ]
+
+
+def _in_graph(found: MethodResults, row: MethodRow, batch: str) -> float:
+    """How many times faster than the teacher without the calls around the models."""
+    teacher = found.row(Labels.TEACHER).in_graph_us[batch].mean
+    return teacher / max(row.in_graph_us[batch].mean, 1.0)
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join(words)
+
+
 def _three_digits(value: float) -> str:
     return (
         f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
@@ -140,7 +195,7 @@ def _date(iso: str) -> str:
     return f"{moment.day} {moment:%B %Y, %H:%M}"
 
 
-_FILTERS = {
+_FILTERS: dict[str, Callable[..., Any]] = {
     "accuracy_interval": geometry.accuracy_interval,
     "bytes": size,
     "count_words": _count_words,
@@ -153,6 +208,7 @@ _FILTERS = {
     "ratio": ratio,
     "signed": _signed,
     "speed_words": speed_words,
+    "spread": lambda values, name: spread(values, _FILTERS[name]),
     "whole_percentage": _whole_percentage,
 }
 

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from tfcompress_ops.bench.timing import Timing
+from tfcompress_ops.demo.method_results import MethodResults
 
 FLOAT32 = "Keras float32"
 FLOAT32_XLA = "Keras float32, XLA"
@@ -161,6 +162,7 @@ class Results:
         examples: test digits that the page shows.
         weights: the weights of one layer before and after.
         files: name of each file in the output directory to what it holds.
+        methods: the article's five methods, where they were asked for.
     """
 
     environment: dict[str, Any]
@@ -174,6 +176,7 @@ class Results:
     examples: list[Example]
     weights: WeightPlot
     files: dict[str, str]
+    methods: MethodResults | None = None
 
     def variant(self, label: str) -> VariantResult:
         """Returns the row called `label`."""

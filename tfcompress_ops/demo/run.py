@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfcompress_ops.cli import files
-from tfcompress_ops.demo import classifier, measure, page
+from tfcompress_ops.demo import classifier, measure, methods, page
 from tfcompress_ops.demo import digits as digits_lib
 from tfcompress_ops.demo import results as results_lib
 from tfcompress_ops.demo.contestants import Contestant, enter
+from tfcompress_ops.demo.method_results import MethodResults
 
 # What keeps the whole demonstration within a minute or two on two slow cores.
 _SECONDS_PER_BATCH_SIZE = 12.0
@@ -37,11 +38,13 @@ class Settings:
         out: directory that the files are written to.
         seed: of the split, the initial weights, the order of the batches.
         quick: a small classifier and few measurements, for a first look or a test.
+        method_seeds: how many seeds, from `seed` on, the five methods are run with; 0: not at all.
     """
 
     out: Path
     seed: int = 0
     quick: bool = False
+    method_seeds: int = 0
 
     @property
     def hidden(self) -> int:
@@ -72,7 +75,8 @@ class Settings:
     def command(self) -> str:
         """The command that does the same again."""
         quick = " --quick" if self.quick else ""
-        return f"tfcompress demo --out {self.out} --seed {self.seed}{quick}"
+        methods = f" --all --seeds {self.method_seeds}" if self.method_seeds else ""
+        return f"tfcompress demo --out {self.out} --seed {self.seed}{quick}{methods}"
 
 
 class Progress(Protocol):
@@ -110,6 +114,7 @@ def run(settings: Settings, environment: dict[str, Any], progress: Progress) -> 
     headline = results_lib.headline(rows)
     chosen = next(one for one in contestants if one.label == headline.label)
     write_models(settings.out, model, chosen.model)
+    of_methods = _methods(settings, progress) if settings.method_seeds else None
     results = results_lib.Results(
         environment=environment,
         command=settings.command,
@@ -129,6 +134,7 @@ def run(settings: Settings, environment: dict[str, Any], progress: Progress) -> 
             f"{SAVED_MODEL}/": "the same for tf.saved_model.load, once tfcompress_ops is imported",
             RESULTS: "every number on this page",
         },
+        methods=of_methods,
     )
     files.write_text(settings.out / RESULTS, json.dumps(results.to_json(), indent=1) + "\n")
     files.write_text(settings.out / PAGE, page.render(results, digits.test_images))
@@ -151,6 +157,12 @@ def _train(
         train_digits=len(digits.train_labels),
         test_digits=len(digits.test_labels),
     )
+
+
+def _methods(settings: Settings, progress: Progress) -> MethodResults:
+    seeds = range(settings.seed, settings.seed + settings.method_seeds)
+    with progress.stage("Five methods") as done:
+        return methods.run(seeds, methods.QUICK if settings.quick else methods.FULL, done)
 
 
 def _measure(

@@ -23,7 +23,7 @@ from tfcompress_ops.layers.layer import packs_into
 _FEATURES = (-1,)
 
 
-class _Quantized(keras.layers.Layer):  # type: ignore[misc]
+class Quantized(keras.layers.Layer):  # type: ignore[misc]
     """What goes before a Keras layer class to give it quantisers."""
 
     def __init__(
@@ -52,6 +52,12 @@ class _Quantized(keras.layers.Layer):  # type: ignore[misc]
         if self.kernel_quantizer is None:
             return self._kernel
         return self.kernel_quantizer(self._kernel)
+
+    @property
+    def prunable_kernel(self) -> Any:
+        """The latent kernel, or `None` where its zeros do not stay zeros when it is quantised."""
+        quantizer = self.kernel_quantizer
+        return self._kernel if quantizer is None or quantizer.keeps_zeros else None
 
     def trained_format(self) -> Format:
         """The format that computes what this layer does.
@@ -99,7 +105,7 @@ class _Quantized(keras.layers.Layer):  # type: ignore[misc]
 
 @keras.saving.register_keras_serializable(package="tfcompress")
 @packs_into(Dense)
-class QuantDense(_Quantized, keras.layers.Dense):  # type: ignore[misc]
+class QuantDense(Quantized, keras.layers.Dense):  # type: ignore[misc]
     """`keras.layers.Dense` that is trained with a quantised kernel and quantised inputs.
 
     `tfc.compress` turns it into a `tfc.layers.Dense` of the format `trained_format()`, which gives
@@ -149,7 +155,7 @@ class QuantDense(_Quantized, keras.layers.Dense):  # type: ignore[misc]
 
 @keras.saving.register_keras_serializable(package="tfcompress")
 @packs_into(Conv2D)
-class QuantConv2D(_Quantized, keras.layers.Conv2D):  # type: ignore[misc]
+class QuantConv2D(Quantized, keras.layers.Conv2D):  # type: ignore[misc]
     """`keras.layers.Conv2D` that is trained with a quantised kernel and quantised inputs.
 
     `tfc.compress` turns it into a `tfc.layers.Conv2D` of the format `trained_format()`, which gives

@@ -5,5 +5,6 @@ from tfcompress_ops.methods.distillation import Distiller
 from tfcompress_ops.methods.ensembling import ensemble
 from tfcompress_ops.methods.neurons import remove_neurons
 from tfcompress_ops.methods.pruning import prune
+from tfcompress_ops.methods.quantizing import quantize_aware
 
-__all__ = ["Distiller", "average_weights", "ensemble", "prune", "remove_neurons"]
+__all__ = ["Distiller", "average_weights", "ensemble", "prune", "quantize_aware", "remove_neurons"]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from keras.layers import Layer
 from keras.src.ops import numpy as numpy_operations
 
-from tfcompress_ops.compression import check_model
+from tfcompress_ops.compression import batches, check_model, watching
 from tfcompress_ops.layers.layer import CompressedLayer
 from tfcompress_ops.rebuilding import copy_layer, copy_variables, rebuild, tied_layers
 from tfcompress_ops.structure import is_container, is_graph, layer_paths, own_variables
@@ -61,6 +61,8 @@ _ELEMENTWISE = {
     )
 }
 _ORDERS = {"l1": 1, "l2": 2}
+_ACTIVATION = "activation"
+_BATCH = 64
 
 
 def remove_neurons(
@@ -69,19 +71,26 @@ def remove_neurons(
     threshold: float | None = None,
     importance: str = "l1",
     list_kept: Callable[[str, str], Any] | None = None,
+    data: Any = None,
 ) -> keras.Model:
     """Removes the units and channels of least importance: a smaller model, dense as before.
 
-    What goes are units of Dense layers and output channels of convolutions (transposed ones too)
-    whose incoming weights have the least norm, `sum |w|` or `sqrt(sum w^2)` over a unit's column of
-    the kernel. With it go its bias, its entries of BatchNormalization, its channel of depthwise
+    What goes are units of Dense layers and output channels of convolutions (transposed ones too) of
+    the least importance:
+
+        "l1": sum |w|          "l2": sqrt(sum w^2)          of all weights that lead into the unit
+        "activation": mean |a| over `data` (and positions) of what it gives to the layers with
+                      kernels that follow, after normalisation and activation; of several, the sum
+
+    With it go its bias, its entries of BatchNormalization, its channel of depthwise
     convolutions, and the rows of the next kernels, after Flatten one for each position. Outputs are
     those of the model in which all weights that lead out of the removed units are zero.
 
     Units that Add, Multiply and other merging layers tie together go together, ranked by the norm
-    of all their incoming weights; Concatenate ties nothing. The units that make the model's inputs
-    and outputs stay, as do those that other layers or functions need whole, such as
-    LayerNormalization, attention, recurrent layers, softmax, or a model inside the model.
+    of all their incoming weights, or by what comes of them; Concatenate ties nothing. The units
+    that make the model's inputs and outputs stay, as do those that other layers or functions need
+    whole, such as LayerNormalization, attention, recurrent layers, softmax, or a model inside the
+    model.
 
     The model is left as it is, and a compiled one comes back compiled, with a new optimizer. Train
     on afterwards; then `tfc.prune` or `tfc.compress`.
@@ -91,10 +100,12 @@ def remove_neurons(
         fraction: Of each layer's units, or of those of all the layers that are tied together, which
             can be removed, that fraction goes, rounded down; 0 < fraction < 1. Every layer keeps a
             unit.
-        threshold: Units whose incoming weights have a norm below it go; > 0.
-        importance: `"l1"` or `"l2"`, the norm.
+        threshold: Units whose importance is below it go; > 0.
+        importance: `"l1"`, `"l2"` or `"activation"`.
         list_kept: Called with the path of each layer that has weights and keeps all or some of its
             units whatever their importance, and with the reason; `print`, for example.
+        data: Inputs, for `importance="activation"`: arrays as the model takes them, or an iterable
+            of batches of inputs, or of tuples that start with them. The model runs on it once.
 
     Returns:
         A new model of the same layers, some of them with fewer units.
@@ -102,8 +113,9 @@ def remove_neurons(
     Raises:
         TypeError: If `model` is not a Keras model.
         ValueError: If the model is subclassed, not built or compressed, if no layer has units that
-            can be removed, if a threshold leaves a layer without units, or if options are missing,
-            out of range or exclude each other.
+            can be removed, if a threshold leaves a layer without units, if `data` is empty or makes
+            activations that are not finite, or if options are missing, out of range or exclude
+            each other.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(6, "relu")])
@@ -115,8 +127,10 @@ def remove_neurons(
 
     References:
         Li et al., "Pruning Filters for Efficient ConvNets", 2017, sections 3.1 and 3.3.
+        Molchanov et al., "Pruning Convolutional Neural Networks for Resource Efficient Inference",
+        2017, section 2.2 (mean activation).
     """
-    _check(model, fraction, threshold, importance)
+    _check(model, fraction, threshold, importance, data)
     graph = _Graph(model)
     kept = graph.kept_layers()
     if not graph.removable():
@@ -128,7 +142,11 @@ def remove_neurons(
     if list_kept is not None:
         for path, reason in kept.items():
             list_kept(path, reason)
-    removed = graph.choose(fraction, threshold, _ORDERS[importance])
+    if importance == _ACTIVATION:
+        scores = graph.activations(data)
+    else:
+        scores = graph.norms(_ORDERS[importance])
+    removed = graph.choose(fraction, threshold, scores)
     return rebuild(model, lambda layer: graph.smaller(layer, removed))
 
 
@@ -317,30 +335,71 @@ class _Graph:
                 kept[path] = f"no rule says how to cut such a {type(layer).__name__}"
         return kept
 
-    def choose(self, fraction: float | None, threshold: float | None, order: int) -> set[int]:
-        """The units to remove, by their roots."""
-        removed: set[int] = set()
-        producers = self._producers()
-        roots = {layer: self._units.roots(units) for layer, units in producers.items()}
+    def norms(self, order: int) -> dict[int, float]:
+        """By root, the norm of all weights that lead into its units."""
         sums: dict[int, float] = {}
-        for layer, units in roots.items():
-            for root, value in zip(units, _powers(layer, order), strict=True):
+        for layer, units in self._producers().items():
+            powers = _powers(layer, order)
+            for root, value in zip(self._units.roots(units), powers, strict=True):
                 sums[int(root)] = sums.get(int(root), 0.0) + float(value)
-        norms = {root: value ** (1 / order) for root, value in sums.items()}
+        return {root: value ** (1 / order) for root, value in sums.items()}
+
+    def activations(self, data: Any) -> dict[int, float]:
+        """By root, the mean magnitude of what layers with kernels get of its units, their sum."""
+        readers = {
+            layer: self._units.roots(units)
+            for layer, units in self._inputs.items()
+            if type(layer) in _PRODUCERS
+        }
+        totals = {layer: np.zeros(len(roots)) for layer, roots in readers.items()}
+        counts = dict.fromkeys(readers, 0)
+
+        def reading(layer: Layer) -> Callable[[Any, Any], None]:
+            def watch(inputs: Any, outputs: Any) -> None:
+                values = np.abs(np.asarray(inputs, np.float64)).reshape(-1, len(readers[layer]))
+                totals[layer] += values.sum(axis=0)
+                counts[layer] += len(values)
+
+            return watch
+
+        with watching({layer: reading(layer) for layer in readers}):
+            for batch in batches(data, _BATCH):
+                self._model(batch, training=False)
+        if not all(counts.values()):
+            raise ValueError("`data` must hold inputs; received none.")
+        if not all(np.isfinite(total).all() for total in totals.values()):
+            raise ValueError(
+                "`data` must make finite activations; received inputs that make NaN or infinite "
+                f"ones in {self._model.name!r}."
+            )
+        scores: dict[int, float] = {}
+        for layer, roots in readers.items():
+            found, places = np.unique(roots, return_inverse=True)
+            means = np.bincount(places, totals[layer]) / np.bincount(places) / counts[layer]
+            for root, mean in zip(found, means, strict=True):
+                scores[int(root)] = scores.get(int(root), 0.0) + float(mean)
+        return scores
+
+    def choose(
+        self, fraction: float | None, threshold: float | None, scores: dict[int, float]
+    ) -> set[int]:
+        """The units to remove, by their roots, and so the scores of their importance."""
+        removed: set[int] = set()
+        roots = {layer: self._units.roots(units) for layer, units in self._producers().items()}
         for layers in _components(roots):
             found = {int(root) for layer in layers for root in roots[layer]}
             candidates = sorted(
                 (root for root in found if self._units.reason(root) is None),
-                key=lambda root: (norms[root], root),
+                key=lambda root: (scores.get(root, 0.0), root),
             )
             if threshold is not None:
-                removed.update(root for root in candidates if norms[root] < threshold)
+                removed.update(root for root in candidates if scores.get(root, 0.0) < threshold)
                 for layer in layers:
                     if removed.issuperset(roots[layer].tolist()):
-                        most = max(norms[int(root)] for root in roots[layer])
+                        most = max(scores.get(int(root), 0.0) for root in roots[layer])
                         raise ValueError(
                             f"`threshold` must leave each layer a unit; received {threshold}, and "
-                            f"no norm of {layer.name!r} is above {most:.6g}. Lower it, or give a "
+                            f"no unit of {layer.name!r} is above {most:.6g}. Lower it, or give a "
                             "`fraction`."
                         )
                 continue
@@ -425,7 +484,11 @@ def _components(roots: dict[Layer, Array]) -> list[list[Layer]]:
 
 
 def _check(
-    model: keras.Model, fraction: float | None, threshold: float | None, importance: str
+    model: keras.Model,
+    fraction: float | None,
+    threshold: float | None,
+    importance: str,
+    data: Any,
 ) -> None:
     check_model(model)
     if not is_graph(model):
@@ -452,5 +515,12 @@ def _check(
         raise ValueError(f"`fraction` must be above 0 and below 1; received {fraction}.")
     if threshold is not None and not 0 < threshold < float("inf"):
         raise ValueError(f"`threshold` must be above 0 and finite; received {threshold}.")
-    if importance not in _ORDERS:
-        raise ValueError(f"`importance` must be one of {(*_ORDERS,)}; received {importance!r}.")
+    if importance not in (*_ORDERS, _ACTIVATION):
+        raise ValueError(
+            f"`importance` must be one of {(*_ORDERS, _ACTIVATION)}; received {importance!r}."
+        )
+    if (data is not None) != (importance == _ACTIVATION):
+        raise ValueError(
+            f"`data` must be given with importance='activation', and only then; received data "
+            f"{'missing' if data is None else 'given'} and importance={importance!r}."
+        )
