@@ -22,6 +22,7 @@ import tfcompress_ops as tfc
 from tfcompress_ops.bench.timing import interleave
 
 ROUNDS = 7
+ENCODER, AUTO = "encoder", "auto"
 
 
 @keras.saving.register_keras_serializable("tfcompress_bench")
@@ -112,7 +113,7 @@ FORMS: dict[str, tuple[Any, dict[str, Any] | None]] = {
 MODELS: dict[str, tuple[Callable[..., keras.Model], Sequence[int]]] = {
     "ResNet50": (functools.partial(image_model, "ResNet50"), (1, 16)),
     "MobileNetV2": (functools.partial(image_model, "MobileNetV2"), (1, 16)),
-    "encoder": (encoder, (1, 8)),
+    ENCODER: (encoder, (1, 8)),
 }
 
 
@@ -129,7 +130,8 @@ def measure(
         search: Whether `"auto"` is measured too.
 
     Returns:
-        A row for each form: its name, microseconds, bytes and relative error.
+        A row for each form: its name, microseconds (median, quartiles and samples), bytes and
+        relative error.
     """
     x = example(model, batch)
     rows: dict[str, dict[str, Any]] = {}
@@ -158,10 +160,11 @@ def measure(
     if search:
         data = tf.data.Dataset.from_tensors(x)
         found = tfc.compress(model, "auto", data=data, max_drop=0.05, batch_size=batch)
-        add("auto", found, model)
+        add(AUTO, found, model)
     timings = interleave(calls, rounds=ROUNDS, burst_seconds=seconds / ROUNDS)
     for name, timing in timings.items():
         rows[name].update(us=timing.median_us, q1_us=timing.q1_us, q3_us=timing.q3_us)
+        rows[name].update(samples=timing.samples, burst=timing.burst)
     best = min(rows[name]["us"] for name in ("tf.function", "XLA"))
     for row in rows.values():
         row["speedup"] = best / row["us"]
@@ -203,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.models.split(","):
         make, batches = MODELS[name]
         keras.utils.set_random_seed(0)
-        model = make(layers=options.layers) if name == "encoder" else make(size=options.size)
+        model = make(layers=options.layers) if name == ENCODER else make(size=options.size)
         if options.batches:
             batches = [int(batch) for batch in options.batches.split(",")]
         for batch in batches:
