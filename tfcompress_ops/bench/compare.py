@@ -1,12 +1,13 @@
 """Two results files against each other: what became slower, what faster, what cannot be told.
 
-A measurement counts as changed if its median moved by more than the threshold and the middle
-halves of its samples in the two files do not overlap: a median that moved within the spread of
-either run is no finding. Whatever slows the whole machine down moves all measurements;
-`relative=True` compares times as shares of the dense baseline's, which was measured in the same
-rounds.
+A measurement counts as changed if its median moved by more than the threshold, the middle halves of
+its samples in the two files do not overlap, and the medians are four standard errors apart: a file
+has hundreds of measurements, of which chance moves some beyond their quartiles. Whatever slows the
+whole machine down moves all of them; `relative=True` compares times as shares of the dense
+baseline's, which was measured in the same rounds.
 """
 
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,10 @@ _MACHINE = ("processor", "architecture", "cpus", "environment")
 # Enough for a median that says something.
 _LEAST_OTHERS = 3
 _NOTED_LOAD = 0.1
+_STANDARD_ERRORS = 4.0
+# Of normal samples: standard deviation over distance of the quartiles, and standard error of a
+# median over that of a mean.
+_DEVIATION, _MEDIAN_ERROR = 1 / 1.349, 1.2533
 
 
 class Key(NamedTuple):
@@ -193,11 +198,19 @@ def _verdict(old: Timing, new: Timing, threshold: float) -> Verdict:
     change = new.median_us / old.median_us - 1
     if abs(change) <= threshold:
         return "same"
-    if new.q1_us > old.q3_us:
+    error = math.hypot(_standard_error(old), _standard_error(new))
+    apart = abs(new.median_us - old.median_us) > _STANDARD_ERRORS * error
+    if apart and new.q1_us > old.q3_us:
         return "slower"
-    if new.q3_us < old.q1_us:
+    if apart and new.q3_us < old.q1_us:
         return "faster"
     return "unclear"
+
+
+def _standard_error(timing: Timing) -> float:
+    """Standard error of the median, from the quartiles: a few samples far out do not count."""
+    deviation = _DEVIATION * (timing.q3_us - timing.q1_us)
+    return _MEDIAN_ERROR * deviation / math.sqrt(len(timing.samples))
 
 
 def _drift(old: Sequence[Results], changes: Sequence[Change]) -> float | None:

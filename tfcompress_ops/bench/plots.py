@@ -211,21 +211,23 @@ def _draw_plot(plot: Plot, standalone: bool) -> str:
         y_label=plot.y.label,
         x_ticks=[(x(value), text) for value, text in plot.x.ticks],
         y_ticks=[(y(value), text) for value, text in plot.y.ticks],
-        guides=[
-            {
-                "path": _path([(x(a), y(b)) for a, b in guide.points]),
-                "name": guide.name,
-                "x": x(guide.points[0][0]),
-                "y": y(guide.points[0][1]),
-                "steep": guide.points[0][1] != guide.points[-1][1],
-                "end_x": x(guide.points[-1][0]),
-                "end_y": y(guide.points[-1][1]),
-            }
-            for guide in plot.guides
-        ],
+        guides=[_guide([(x(a), y(b)) for a, b in guide.points], guide) for guide in plot.guides],
         lines=lines,
         names=_names(plot, x, y, _LEFT + width),
     )
+
+
+def _guide(points: Sequence[tuple[float, float]], guide: Guide) -> dict[str, object]:
+    """A guide's line, and its name along it: near its end, or in the middle of a steep one."""
+    (x0, y0), (x1, y1) = points[0], points[-1]
+    share = 1.0 if y0 == y1 else 0.6
+    return {
+        "path": _path(points),
+        "name": guide.name,
+        "x": round(x0 + share * (x1 - x0) - 6, 1),
+        "y": round(y0 + share * (y1 - y0), 1),
+        "angle": round(math.degrees(math.atan2(y1 - y0, x1 - x0)), 1),
+    }
 
 
 def _names(plot: Plot, x: object, y: object, right: float) -> list[dict[str, object]]:

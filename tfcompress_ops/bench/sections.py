@@ -27,6 +27,8 @@ _WHOLE = (layers.SUITE, model_suite.SUITE)
 _PEAK_NAMES = {"float32": "float32", "int8": "int8", "binary": "1 bit"}
 _BANDWIDTHS = {"dram_read_gbs": "memory", "l2_read_gbs": "L2"}
 _LEAST_LAYERS_TO_GROW = 3
+# Colours of batches, where cases are rows: as different as colours get.
+_BATCH_STYLES = (0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,8 @@ def _of_products(run: Results) -> list[Section]:
             f"Ratios are medians over rounds in which all cases ran within moments of each other, "
             f"with {threads}; then the geometric mean over all layers, and in brackets the worst "
             "layer. Hot: weights in the caches; cold: from memory.",
-            grids=list(summary_grids(run)),
-            numbers=list(detail_grids(run)),
+            list(_speed_ups(run)),
+            numbers=[*summary_grids(run), *detail_grids(run)],
         )
     ]
     roofline = _roofline(run)
@@ -128,6 +130,38 @@ def _of_products(run: Results) -> list[Section]:
             )
         )
     return shown
+
+
+def _speed_ups(run: Results) -> Iterator[Figure]:
+    """Means over layers, hot: a row for each case, a dot for each batch."""
+    hot = _hot(run)
+    state, mode = hot[0].state, hot[0].mode
+    batches = sorted({m.batch for m in hot})
+    for over in (run.baseline, run.reference):
+        names = [name for name in _styles(run) if name != over]
+        series = []
+        for index, batch in enumerate(batches):
+            marks = []
+            for row, name in enumerate(names):
+                mean = run.mean_speed_up(name, over, batch, state, mode)
+                if mean is not None:
+                    told = f"{name}, batch {batch}: {mean[0]:.2f} times (worst {mean[1]:.2f})"
+                    marks.append(Mark(mean[0], row, told))
+            if marks:
+                series.append(Series(f"batch {batch}", marks, _BATCH_STYLES[index % 4]))
+        if series:
+            gains = [mark.x for one in series for mark in one.marks]
+            yield Figure(
+                f"{run.suite}-over-{'dense' if over == run.baseline else 'reference'}",
+                f"Over {over}",
+                Rows(
+                    f"Speed-up over {over}, geometric mean over layers.",
+                    logarithmic(f"times faster than {over}", [1.0, *gains], "times"),
+                    names,
+                    series,
+                    1.0,
+                ),
+            )
 
 
 def _roofline(run: Results) -> Section | None:
@@ -297,7 +331,7 @@ def _by_sparsity(run: Results) -> Section:
         gains = [gain for curve in group for gain in curve.speed_ups]
         x = Scale(
             "zeros",
-            [(zeros, f"{100 * zeros:.0f} %") for zeros in (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)],
+            [(zeros, f"{100 * zeros:.0f} %") for zeros in (0.0, 0.25, 0.5, 0.75, 1.0)],
             0.0,
             1.0,
             logarithmic=False,
