@@ -115,9 +115,9 @@ def test_layers_command(tmp_path: Path) -> None:
 
 
 def test_settings_of_layers_know_their_options() -> None:
-    with pytest.raises(ValueError, match="`--layers` must be one of Dense.*received Lambda"):
+    with pytest.raises(ValueError, match=r"`--layers` must be one of Dense.*received Lambda"):
         LayerSettings(kinds=["Lambda"])
-    with pytest.raises(ValueError, match="`--variants` must be one of int8-dynamic.*received x"):
+    with pytest.raises(ValueError, match=r"`--variants` must be one of int8-dynamic.*received x"):
         LayerSettings(variants=["x"])
     points = list(LayerSettings(kinds=["Dense", "GRU"], batches=(1, 2)).points())
     assert [(kind.name, batch) for kind, _, batch in points] == [
