@@ -2,13 +2,14 @@
 
     pytest benchmarks                                  every case; an hour or so
     pytest benchmarks -k "sparse-1024x1024-16-hot"     one suite at one point of measurement
-    pytest benchmarks -k "layers-Conv2D"               one kind of layer; models-MobileNetV2: a model
+    pytest benchmarks -k "layers-Conv2D"               one kind of layer
+    pytest benchmarks -k "models-MobileNetV2"          one model
     pytest benchmarks -k int8- --benchmark-save=before keep a run; then, after a change,
     pytest benchmarks -k int8- --benchmark-compare     look at both
 
-The chains are those of `tfcompress bench`, and so are the cases, layers and models. pytest-benchmark times one case
-after the other: use it to see what a change did to one case. Ratios between cases are what
-`tfcompress bench` is for, which interleaves them.
+The chains are those of `tfcompress bench`, and so are the cases, layers and models. pytest-benchmark
+times one case after the other: use it to see what a change did to one case. Ratios between cases are
+what `tfcompress bench` is for, which interleaves them.
 """
 
 from collections.abc import Callable, Iterator
