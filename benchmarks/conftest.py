@@ -7,9 +7,9 @@
     pytest benchmarks -k int8- --benchmark-save=before keep a run; then, after a change,
     pytest benchmarks -k int8- --benchmark-compare     look at both
 
-The chains are those of `tfcompress bench`, and so are the cases, layers and models. pytest-benchmark
-times one case after the other: use it to see what a change did to one case. Ratios between cases are
-what `tfcompress bench` is for, which interleaves them.
+The chains are those of `tfcompress bench`, and so are the cases, layers and models.
+pytest-benchmark times one case after the other: use it to see what a change did to one case. Ratios
+between cases are what `tfcompress bench` is for, which interleaves them.
 """
 
 from collections.abc import Callable, Iterator

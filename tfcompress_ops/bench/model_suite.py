@@ -11,7 +11,6 @@ from tfcompress_ops.bench.chains import set_tensorflow_threads
 from tfcompress_ops.bench.models import AUTO, ENCODER, FORMS, MODELS, measure
 from tfcompress_ops.bench.results import Measurement, Results
 from tfcompress_ops.bench.runner import Settings
-from tfcompress_ops.bench.timing import Timing
 
 SUITE = "models"
 BASELINE, REFERENCE = "tf.function", "XLA"
@@ -109,7 +108,7 @@ def run_models(settings: ModelSettings, on_step: Callable[[str], None] | None = 
                 batch=batch,
                 state=Settings.states[0],
                 mode=Settings.modes[0],
-                layer=Timing.from_samples(row["samples"], row["burst"]),
+                layer=row["timing"],
                 layers=1,
                 distinct=1,
                 weight_bytes=row["bytes"],
