@@ -84,7 +84,6 @@ def facts(run: Results) -> list[tuple[str, str]]:
     load = run.machine.get("other_load")
     found = [
         ("Machine", f"{run.machine.get('processor')}, {run.machine.get('cpus')} CPUs"),
-        ("System", str(run.machine.get("system"))),
         ("Kernels", f"{kernels.get('tier')}, {run.threads} threads"),
         ("Versions", ", ".join(f"{name} {version}" for name, version in run.versions.items())),
         (

@@ -5,6 +5,7 @@ batches for one layer; the same with fewer threads; speed by share of zeros; wha
 kernels; layers; models.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -94,13 +95,18 @@ class Survey:
         return _TYPICAL if _TYPICAL in self.shapes else self.shapes[0]
 
     def _products(self) -> Part:
-        settings = self._settings(
-            shapes=self.shapes, batches=self.batches, cold_batch_limit=min(self.batches)
+        settings = self._settings(shapes=self.shapes, batches=self.batches, states=("hot",))
+        more = replace(settings, shapes=[self._typical()], batches=self.more_batches)
+        # Cold chains of one-bit weights are made of 2 GB of float ones: not for every layer.
+        largest = max(self.shapes, key=math.prod)
+        cold = replace(
+            settings,
+            shapes=list(dict.fromkeys((self._typical(), largest))),
+            batches=[min(self.batches)],
+            states=("cold",),
         )
-        more = replace(
-            settings, shapes=[self._typical()], batches=self.more_batches, states=("hot",)
-        )
-        workloads = list(dict.fromkeys([*settings.workloads(), *more.workloads()]))
+        points = [point for part in (settings, more, cold) for point in part.workloads()]
+        workloads = list(dict.fromkeys(points))
         return Part(
             "formats and other engines",
             count_steps(settings, workloads),
