@@ -166,7 +166,7 @@ def test_points_stand_where_their_values_are() -> None:
     assert root.get("aria-label") == "t & u"
     low, middle = [c for c in all_of(root, "circle") if list(c)]
     left, top, bottom = 66, 18, 430 - 52
-    width = 760 - 66 - 196
+    width = 700 - 66 - 190
     assert (float(low.get("cx", 0)), float(low.get("cy", 0))) == (left, bottom)
     assert (float(middle.get("cx", 0)), float(middle.get("cy", 0))) == (left + width / 2, top)
     assert [title.text for title in all_of(root, "title")] == ["a < b", "c"]
@@ -179,7 +179,7 @@ def test_guides_are_drawn_and_named() -> None:
     guides = [Guide([(1, 10), (100, 10)], "peak"), Guide([(1, 1), (10, 10)])]
     root = parsed(draw(plot(guides=guides)))
     paths = [path.get("d") for path in all_of(root, "path") if path.get("class") == "guide"]
-    assert paths == ["M66 18L564 18", "M66 378L315 18"]
+    assert paths == ["M66 18L510 18", "M66 378L288 18"]
     assert "peak" in {text.text for text in all_of(root, "text")}
 
 

@@ -12,14 +12,14 @@ from typing import Literal
 
 from tfcompress_ops.demo.page import fill
 
-_WIDTH = 760
+_WIDTH = 700
 _LEFT, _TOP, _BOTTOM = 66, 18, 52
 # Room for the names of the lines, at their right ends.
-_NAMES = 196
+_NAMES = 190
 _HEIGHT = 430
-_LINE = 15.5
+_LINE = 17.0
 # Rows of dots: room for their names, and between them.
-_ROW_NAMES, _ROW = 250, 27
+_ROW_NAMES, _ROW = 240, 27
 _STYLES = 8
 _DECIMAL_TICKS = (1.0, 2.0, 5.0)
 

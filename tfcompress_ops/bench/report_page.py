@@ -61,7 +61,7 @@ def tiles(runs: Sequence[Results]) -> list[tuple[str, str, str]]:
                 (
                     f"{best}, batch {batch}",
                     ratio(means[best]),
-                    f"as fast as {main.baseline}, over all layers",
+                    f"as fast as {main.baseline}, mean over all layers",
                 )
             )
     least = [o for run in runs for o in overheads(run)]

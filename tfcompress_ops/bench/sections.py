@@ -246,9 +246,12 @@ def _growth_by_size(run: Results) -> Iterator[Figure]:
         if len({m.subject for m in points if m.batch == batch}) >= _LEAST_LAYERS_TO_GROW
     ]
     for batch in dict.fromkeys([*grown[:1], *grown[-1:]]):
-        chosen = [m for m in points if m.batch == batch]
-        sizes = {_weights(m): m.subject for m in chosen}
-        order = sorted(sizes)
+        sizes: dict[float, str] = {}
+        for m in points:
+            sizes.setdefault(_weights(m), m.subject)
+        # Of layers of equal size the first: a line has one height at each place.
+        chosen = [m for m in points if m.batch == batch and m.subject == sizes[_weights(m)]]
+        order = sorted({_weights(m) for m in chosen})
         x = Scale(
             "weights of the layer, K x N",
             [(size, sizes[size].replace(" x ", "\N{MULTIPLICATION SIGN}")) for size in order],
