@@ -37,7 +37,7 @@ def points() -> Iterator[Any]:
             )
 
 
-@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a `quantize`:UserWarning")
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize(("kind", "shape", "batch", "case"), list(points()))
 def test_layer(
     benchmark: BenchmarkFixture,

@@ -28,6 +28,7 @@ def current_threads() -> int:
 # Layers
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_every_layer_is_compressed_and_counted(kind: LayerKind) -> None:
     layer = layers.build_layer(kind, SHAPE, ["int8-dynamic"])
@@ -52,6 +53,7 @@ def test_operations_are_those_of_the_kernel_at_each_position(name: str, position
     assert KINDS[name].operations(*SHAPE) == 2 * positions * int(np.prod(kernel.shape))
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_formats_that_a_layer_does_not_take_are_left_out() -> None:
     layer = layers.build_layer(KINDS["Embedding"], SHAPE, ["int8-dynamic", "sparse-int8-8:64"])
     assert list(layer.cases) == [KERAS, "int8 dynamic", KERAS_INT8]

@@ -289,7 +289,7 @@ def build_layer(
         )
     if peers and isinstance(model.layers[-1], _QUANTIZED_BY_KERAS):
         quantized = kind.model(*shape)
-        quantized.quantize("int8")
+        quantized.layers[-1].quantize("int8")
         layer.cases[KERAS_INT8] = LayerCase(
             quantized, "int8", error=_relative_error(quantized(x), model(x))
         )
