@@ -107,7 +107,7 @@ KINDS = {
         LayerKind(
             "EinsumDense",
             lambda k: (_POSITIONS, k),
-            lambda k, n: keras.layers.EinsumDense("abc,cd->abd", (None, n), bias_axes="d"),
+            lambda k, n: keras.layers.EinsumDense("abc,cd->abd", (_POSITIONS, n), bias_axes="d"),
             lambda k, n: 2 * _POSITIONS * k * n,
         ),
         LayerKind(
@@ -430,7 +430,7 @@ def _measure(layer: Layer, batch: int, settings: LayerSettings) -> list[Measurem
         budget_seconds=settings.budget_seconds,
     )
     outputs = layer.cases[KERAS].model.compute_output_shape(inputs.shape)
-    elements = int(tf.size(inputs)) + int(np.prod([size or 1 for size in outputs]))
+    elements = int(tf.size(inputs)) + int(np.prod(outputs))
     return [
         Measurement(
             subject=layer.kind.subject(*layer.shape),
