@@ -54,7 +54,7 @@ class ModelSettings:
     def quick(self) -> "ModelSettings":
         """The same in seconds, to see that everything runs. Its numbers mean nothing."""
         return replace(
-            self, models=("MobileNetV2",), forms=("int8",), batches=(1,), size=32, seconds=0.01
+            self, models=(ENCODER,), forms=("int8",), batches=(1,), size=32, layers=1, seconds=0.01
         )
 
     def points(self) -> Iterator[tuple[str, int]]:

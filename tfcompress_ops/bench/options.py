@@ -71,15 +71,15 @@ class Output:
         if self.docs is not None:
             check_jinja("--docs")
 
-    def write(self, runs: Sequence[Results]) -> None:
-        """Writes the files and says so."""
+    def write(self, runs: Sequence[Results], quietly: bool = False) -> None:
+        """Writes the files and, unless `quietly`, says so."""
         if self.json_file is not None:
             files.write_text(self.json_file, results_file.to_json(runs))
         if self.html is not None:
             files.write_text(self.html, report_page.render(runs))
         if self.docs is not None:
             document.write(self.docs, runs)
-        for _, path in self._given():
+        for _, path in [] if quietly else self._given():
             console.out.print(f"Wrote {path}")
 
     def _given(self) -> list[tuple[str, Path]]:

@@ -20,7 +20,7 @@ from tfcompress_ops.bench.runner import Settings, count_steps, run_suite
 from tfcompress_ops.bench.sparse import SPARSE
 from tfcompress_ops.bench.sparsity import settings_for_sweep, sweep, with_families
 
-_SQUARES = (256, 512, 1024, 2048, 4096)
+_SQUARES = (256, 1024, 2048, 4096)
 _SHAPES = (*((size, size) for size in _SQUARES), (768, 3072))
 _BATCHES = (1, 16, 128)
 # Growth by batch, and by threads, is measured on this layer.

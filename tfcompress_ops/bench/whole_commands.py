@@ -1,5 +1,6 @@
 """`tfcompress bench layers | models | all | report`."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -173,8 +174,12 @@ def everything(
     parts = list(survey.parts())
     for index, part in enumerate(parts, 1):
         console.err.print(f"{index} of {len(parts)}: {part.name}")
+        start = time.monotonic()
         with options.explained(), options.progress(max(1, part.steps)) as on_step:
             runs += part.run(on_step)
+        console.err.print(f"  took {time.monotonic() - start:.0f} s")
+        # What was measured is not lost if a later part fails or is interrupted.
+        replace(output, html=None, docs=None).write(runs, quietly=True)
     options.show(runs)
     output.write(runs)
 
