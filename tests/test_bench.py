@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 import tfcompress_ops
 from tfcompress_ops.bench import chains, machine, results, runner
-from tfcompress_ops.bench.cases import Case
+from tfcompress_ops.bench.cases import Case, CaseFacts
 from tfcompress_ops.bench.chains import TensorFlowLayer, Workload, graph_kept, random_problem
 from tfcompress_ops.bench.cli import app
 from tfcompress_ops.bench.peers import BASELINE, KerasInt8
@@ -25,14 +26,17 @@ from tfcompress_ops.bench.suites import Suite, suites
 from tfcompress_ops.bench.timing import Timing, interleave, quartiles
 
 SUITES = {suite.name: suite for suite in suites()}
-CASES = {case.name: case for suite in SUITES.values() for case in suite.cases(list(suite.variants))}
+CASES = {
+    case.name: case
+    for suite in SUITES.values()
+    for case in suite.cases(list(suite.variants), views=True)
+}
 
 
 def make_measurement(case: str, samples: list[float], **changes: object) -> Measurement:
     fields: dict[str, object] = {
+        "subject": "1000 x 500",
         "arithmetic": "int8",
-        "in_features": 1000,
-        "out_features": 500,
         "batch": 1,
         "state": "hot",
         "mode": "bursts",
@@ -40,6 +44,8 @@ def make_measurement(case: str, samples: list[float], **changes: object) -> Meas
         "distinct": 2,
         "weight_bytes": 500_000,
         "call_overhead_us": 5.0,
+        "operations": 2 * 1000 * 500,
+        "activation_bytes": 6000,
     }
     layer = Timing.from_samples(samples, burst=4)
     return Measurement(case=case, layer=layer, **{**fields, **changes})  # type: ignore[arg-type]
@@ -54,8 +60,8 @@ def sample_results() -> Results:
         measurements=[
             make_measurement("ours", [1.0, 2.0, 3.0]),
             make_measurement("dense", [4.0, 8.0, 18.0]),
-            make_measurement("ours", [10.0, 10.0, 10.0], out_features=600),
-            make_measurement("dense", [90.0, 90.0, 90.0], out_features=600),
+            make_measurement("ours", [10.0, 10.0, 10.0], subject="1000 x 600"),
+            make_measurement("dense", [90.0, 90.0, 90.0], subject="1000 x 600"),
             make_measurement("dense", [1.0, 1.0, 1.0], state="cold"),
         ],
         peaks={"int8_gops": 1000.0, "float32_gflops": 250.0},
@@ -157,19 +163,58 @@ def test_rates_and_shares(sample_results: Results) -> None:
     assert sample_results.speed_up(dense, "peer") is None
 
 
-def test_mean_over_shapes(sample_results: Results) -> None:
+def test_intensity_counts_all_bytes_and_no_zeros() -> None:
+    dense = make_measurement("dense", [1.0], weight_bytes=2_000_000)
+    assert dense.intensity == pytest.approx(2 * 1000 * 500 / (2_000_000 + 6000))
+    pruned = make_measurement("pruned", [2.0], weight_bytes=200_000, density=0.1)
+    assert pruned.intensity == pytest.approx(0.1 * 2 * 1000 * 500 / (200_000 + 6000))
+    assert pruned.useful_gops == pytest.approx(0.1 * pruned.gops)
+
+
+def test_what_has_no_operations_has_no_share_of_a_peak(sample_results: Results) -> None:
+    assert sample_results.share_of_peak(make_measurement("x", [1.0], operations=0)) is None
+
+
+def test_mean_over_subjects(sample_results: Results) -> None:
     mean = sample_results.mean_speed_up("ours", "dense", 1, "hot", "bursts")
     assert mean == pytest.approx((6, 4))
     assert sample_results.mean_speed_up("ours", "dense", 1, "cold", "bursts") is None
 
 
 def test_json_round_trip(sample_results: Results) -> None:
-    text = sample_results.to_json()
-    assert Results.from_json(text) == sample_results
-    derived = json.loads(text)["measurements"][0]["derived"]
+    run = replace(sample_results, cases={"ours": CaseFacts("int8"), "dense": CaseFacts()})
+    other = replace(sample_results, suite="other")
+    text = results.to_json([run, other], extra=[1])
+    assert results.from_json(text) == [run, other]
+    document = json.loads(text)
+    assert document["extra"] == [1]
+    derived = document["runs"][0]["measurements"][0]["derived"]
     assert derived["speed_up_over_baseline"] == 4
-    with pytest.raises(ValueError, match="`version`"):
-        Results.from_json(json.dumps({"version": 0, "measurements": []}))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "must be JSON"),
+        ("[]", "must be what `tfcompress bench --json` writes"),
+        ('{"runs": []}', "must be what `tfcompress bench --json` writes"),
+        ('{"version": 1, "measurements": []}', "`version` must be 2; received 1"),
+        ('{"version": 2}', "damaged .KeyError: 'runs'"),
+        ('{"version": 2, "runs": [3]}', "damaged .TypeError"),
+        ('{"version": 2, "runs": [{"measurements": [], "cases": {}}]}', "damaged .TypeError"),
+    ],
+)
+def test_other_files_are_told_from_results(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        results.from_json(text)
+
+
+@pytest.mark.parametrize("median", [0.0, -1.0, float("nan"), "fast"])
+def test_times_that_are_none_are_refused(sample_results: Results, median: object) -> None:
+    document = json.loads(results.to_json([sample_results]))
+    document["runs"][0]["measurements"][0]["layer"]["median_us"] = median
+    with pytest.raises(ValueError, match="damaged"):
+        results.from_json(json.dumps(document))
 
 
 # Chains
@@ -284,7 +329,7 @@ def test_command_writes_tables_and_json(tmp_path: Path) -> None:
     assert outcome.exit_code == 0, outcome.output
     for text in ("int8: hot, bursts", "int8: cold, alternating", "Speed-up over tf.matmul"):
         assert text in outcome.output
-    found = Results.from_json(path.read_text())
+    (found,) = results.from_json(path.read_text())
     names = {measurement.case for measurement in found.measurements}
     assert BASELINE.name in names
     assert names | set(found.missing) == {case.name for case in SUITES["int8"].cases()}

@@ -7,12 +7,11 @@ import pytest
 import tensorflow as tf
 from typer.testing import CliRunner
 
-from tfcompress_ops.bench import machine
+from tfcompress_ops.bench import machine, results
 from tfcompress_ops.bench.binary import BINARY
 from tfcompress_ops.bench.chains import Workload, graph_kept, random_problem
 from tfcompress_ops.bench.cli import app
 from tfcompress_ops.bench.peers import BASELINE
-from tfcompress_ops.bench.results import Results
 from tfcompress_ops.bench.suites import suites
 
 OURS = list(BINARY.variants)
@@ -62,7 +61,7 @@ def test_command(tmp_path: Path) -> None:
     outcome = CliRunner().invoke(app, arguments)
     assert outcome.exit_code == 0, outcome.output
     assert "Speed-up over int8 dynamic" in outcome.output
-    found = Results.from_json(path.read_text())
+    (found,) = results.from_json(path.read_text())
     names = {measurement.case for measurement in found.measurements}
     assert {*names, *found.missing} == {case.name for case in BINARY.cases()}
     assert {BINARY.variants[name].name for name in OURS} <= names

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from typer.testing import CliRunner
 
-from tfcompress_ops.bench import break_even_page, machine
+from tfcompress_ops.bench import break_even_page, machine, results
 from tfcompress_ops.bench.cases import Case
 from tfcompress_ops.bench.chains import Workload, graph_kept, random_problem
 from tfcompress_ops.bench.cli import app
@@ -17,7 +17,14 @@ from tfcompress_ops.bench.format_case import FormatCase
 from tfcompress_ops.bench.peers import BASELINE
 from tfcompress_ops.bench.results import Measurement, Results
 from tfcompress_ops.bench.sparse import SPARSE
-from tfcompress_ops.bench.sparsity import Curve, break_even, curves, sweep, to_json
+from tfcompress_ops.bench.sparsity import (
+    Curve,
+    break_even,
+    curves,
+    sweep,
+    to_json,
+    with_families,
+)
 from tfcompress_ops.bench.suites import suites
 from tfcompress_ops.bench.timing import Timing
 
@@ -123,10 +130,9 @@ def test_a_sample_is_packed_once_a_shape(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def measurement(case: str, microseconds: float, density: float = 1.0) -> Measurement:
     return Measurement(
+        subject="1000 x 500",
         case=case,
         arithmetic="float32",
-        in_features=1000,
-        out_features=500,
         batch=1,
         state="hot",
         mode="bursts",
@@ -135,6 +141,7 @@ def measurement(case: str, microseconds: float, density: float = 1.0) -> Measure
         distinct=2,
         weight_bytes=1,
         call_overhead_us=0.1,
+        operations=2 * 1000 * 500,
         density=density,
     )
 
@@ -159,11 +166,11 @@ def test_zeros_are_no_work() -> None:
 
 def test_density_is_written_and_may_be_absent() -> None:
     found = make_results(measurement("pruned", 2.0, density=0.1))
-    text = found.to_json()
-    assert Results.from_json(text) == found
+    text = results.to_json([found])
+    assert results.from_json(text) == [found]
     document = json.loads(text)
-    del document["measurements"][0]["density"]
-    assert Results.from_json(json.dumps(document)).measurements[0].density == 1
+    del document["runs"][0]["measurements"][0]["density"]
+    assert results.from_json(json.dumps(document))[0].measurements[0].density == 1
 
 
 # Break-even
@@ -211,7 +218,8 @@ def drawn() -> tuple[Results, list[Curve]]:
         measurement("other", 1.0),
         *(measurement(case.name, 2 + 20 * (1 - zeros)) for (_, zeros), case in cases.items()),
     )
-    return found, curves(found, cases)
+    found = with_families(found, cases)
+    return found, curves(found)
 
 
 def test_curves_are_drawn_against_both_dense_cases(drawn: tuple[Results, list[Curve]]) -> None:
@@ -230,7 +238,7 @@ def test_curves_are_written(drawn: tuple[Results, list[Curve]]) -> None:
     assert [curve["family"] for curve in document["curves"]] == ["float32-balanced"] * 2
     assert document["curves"][0]["break_even"] == pytest.approx(0.6)
     assert document["curves"][1]["break_even"] is None
-    assert Results.from_json(json.dumps(document["results"])) == drawn[0]
+    assert results.from_json(json.dumps(document)) == [drawn[0]]
 
 
 def test_page_shows_curves_where_they_are(drawn: tuple[Results, list[Curve]]) -> None:
@@ -265,7 +273,7 @@ def test_command_writes_tables_and_json(tmp_path: Path) -> None:
     assert outcome.exit_code == 0, outcome.output
     for text in ("sparse: hot, bursts", "dense-equivalent", "Speed-up over int8 dynamic"):
         assert text in outcome.output
-    found = Results.from_json(path.read_text())
+    (found,) = results.from_json(path.read_text())
     names = [measurement.case for measurement in found.measurements]
     assert {*names, *found.missing} == {case.name for case in SPARSE.cases()}
     assert found.measurements[0].density == pytest.approx(0.1, abs=0.01)

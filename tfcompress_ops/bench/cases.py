@@ -2,11 +2,33 @@
 
 import abc
 import importlib.util
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from tfcompress_ops.bench.chains import Array, Chain, Problem
 
 Arithmetic = Literal["float32", "int8", "binary"]
+View = Literal["op", "kernel", "eager"]
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """What a case is, for those who read its results.
+
+    Attributes:
+        group: Name of this package's format, such as "int8"; empty for other engines.
+        view: "op": in a graph of TensorFlow, or as the engine runs it. "kernel": the kernel alone,
+            without TensorFlow. "eager": the op called from Python, one call a layer.
+        of: The case whose kernel it is, or whose op it calls; empty for those cases themselves.
+        family: In a sweep over shares of zeros, the kind of weights; otherwise empty.
+        sparsity: In such a sweep, the share of zeros, 0 <= sparsity < 1.
+    """
+
+    group: str = ""
+    view: View = "op"
+    of: str = ""
+    family: str = ""
+    sparsity: float = 0.0
 
 
 class Case(abc.ABC):
@@ -27,6 +49,10 @@ class Case(abc.ABC):
     tolerance: float
     modules: ClassVar[tuple[str, ...]] = ()
     install: ClassVar[str] = ""
+
+    def facts(self) -> CaseFacts:
+        """What it is: by default another engine."""
+        return CaseFacts()
 
     def missing(self) -> str | None:
         """The command that installs what this case lacks, or None if it lacks nothing."""

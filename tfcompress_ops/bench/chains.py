@@ -71,6 +71,16 @@ class Workload:
     threads: int = 1
 
     @property
+    def subject(self) -> str:
+        """The shape of the weights, "K x N"."""
+        return f"{self.in_features} x {self.out_features}"
+
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes of the inputs and outputs of one layer, in float32."""
+        return 4 * self.batch * (self.in_features + self.out_features)
+
+    @property
     def operations(self) -> int:
         """Multiplications and additions of one layer."""
         return 2 * self.batch * self.in_features * self.out_features
@@ -88,9 +98,8 @@ class Workload:
         if self.state == "cold":
             needed = math.ceil(_COLD_CACHE_MULTIPLE * cache_bytes / weight_bytes)
             return min(_MAX_COLD_LAYERS, max(2, needed))
-        activation_bytes = 4 * self.batch * (self.in_features + self.out_features)
         # Rounded, so that a layer's scales beside its weights make no difference.
-        fitting = round(_HOT_CACHE_SHARE * cache_bytes / max(weight_bytes, activation_bytes))
+        fitting = round(_HOT_CACHE_SHARE * cache_bytes / max(weight_bytes, self.activation_bytes))
         return min(_MAX_HOT_LAYERS, max(1, fitting))
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfcompress_ops import patterns
-from tfcompress_ops.bench.cases import Arithmetic, Case
+from tfcompress_ops.bench.cases import Arithmetic, Case, CaseFacts
 from tfcompress_ops.bench.chains import Array, Chain, Problem, TensorFlowLayer, tensorflow_chain
-from tfcompress_ops.formats import Format
+from tfcompress_ops.formats import Arrays, Format
 
 
 class _Size(NamedTuple):
@@ -46,6 +46,10 @@ class FormatCase(Case):
         self.name = format.label if name is None else name
         self._sizes: dict[tuple[int, int], _Size] = {}
 
+    def facts(self) -> CaseFacts:
+        """The format's name; see `Case`."""
+        return CaseFacts(group=self.format.name)
+
     def weights(self, kernel: Array) -> Array:
         """`kernel` without what the format prunes; see `Case`."""
         pruning = self.format.pruning
@@ -64,11 +68,15 @@ class FormatCase(Case):
         """
         return self._size(in_features, out_features).weight_bytes
 
+    def pack(self, kernel: Array, x: Array) -> Arrays:
+        """A layer's weights [K, N] in the format, calibrated on its input [B, K] if need be."""
+        return self.format.pack(kernel, self._calibration(x))
+
     def build(self, problem: Problem) -> Chain:
         """Packs the weights and chains the op; see `Case`."""
         layers = []
         for weights, x in zip(problem.weights, problem.inputs, strict=True):
-            arrays = self.format.pack(weights.kernel, self._calibration(x))
+            arrays = self.pack(weights.kernel, x)
             variables = {
                 name: tf.Variable(array, trainable=False) for name, array in arrays.items()
             }
@@ -105,6 +113,6 @@ class FormatCase(Case):
         """Packs normal weights."""
         rng = np.random.default_rng(0)
         kernel = rng.standard_normal((in_features, out_features), dtype=np.float32)
-        arrays = self.format.pack(kernel, self._calibration(kernel.T))
+        arrays = self.pack(kernel, kernel.T)
         kept = np.count_nonzero(self.format.unpack(arrays))
         return _Size(self.format.nbytes(arrays), kept / kernel.size)

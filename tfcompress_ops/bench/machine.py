@@ -83,6 +83,11 @@ def describe() -> dict[str, object]:
     }
 
 
+def of_run(other_load: OtherLoad) -> dict[str, object]:
+    """`describe()`, the kernels, and what else ran since `other_load` was made."""
+    return {**describe(), "kernels": kernels.cpu_info(), "other_load": other_load.share()}
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of every installed package that takes part."""
     found = {"python": platform.python_version()}

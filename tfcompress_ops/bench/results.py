@@ -3,27 +3,30 @@
 import json
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tfcompress_ops.bench.cases import CaseFacts
 from tfcompress_ops.bench.timing import Timing
 
-# Of results files, so that a reader can tell one layout from the next.
 # The measured peak of each arithmetic, as `kernels.measure_peaks` names it.
-_PEAKS = {"float32": "float32_gflops", "int8": "int8_gops", "binary": "binary_gops"}
-_JSON_VERSION = 1
+PEAKS = {"float32": "float32_gflops", "int8": "int8_gops", "binary": "binary_gops"}
+# Of results files, so that a reader can tell one layout from the next.
+_JSON_VERSION = 2
+
+Point = tuple[str, int, str, str]
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """The time of one layer in one engine.
+    """The time of one layer, or of one model, in one engine.
 
     Attributes:
-        case: Name of the case.
+        subject: What was run: "1024 x 1024" for a product with weights [K, N], a layer with its
+            inputs, or a model.
+        case: Name of the case: how it was run.
         arithmetic: "float32", "int8" or "binary": which peak bounds it.
-        in_features: K.
-        out_features: N.
         batch: Rows of x.
         state: "hot" or "cold".
         mode: "bursts" or "alternating".
@@ -32,13 +35,15 @@ class Measurement:
         distinct: Distinct layers among them.
         weight_bytes: Bytes of one layer's weights in this engine.
         call_overhead_us: What a call of this engine costs without layers, in microseconds.
+        operations: Multiplications and additions of one dense layer; 0 where they are not counted.
+        activation_bytes: Bytes of the inputs and outputs of one layer.
         density: Share of the weights that are multiplied, 0 to 1; below 1 where zeros are not.
+        error: Largest error of an output, relative to the largest output, where it was measured.
     """
 
+    subject: str
     case: str
     arithmetic: str
-    in_features: int
-    out_features: int
     batch: int
     state: str
     mode: str
@@ -47,23 +52,30 @@ class Measurement:
     distinct: int
     weight_bytes: int
     call_overhead_us: float
+    operations: int = 0
+    activation_bytes: int = 0
     density: float = 1.0
+    error: float | None = None
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """(K, N)."""
-        return self.in_features, self.out_features
-
-    @property
-    def point(self) -> tuple[tuple[int, int], int, str, str]:
-        """Where it was measured: shape, batch, state and mode, which cases have in common."""
-        return self.shape, self.batch, self.state, self.mode
+    def point(self) -> Point:
+        """Where it was measured: subject, batch, state and mode, which cases have in common."""
+        return self.subject, self.batch, self.state, self.mode
 
     @property
     def gops(self) -> float:
         """Billions of operations of the dense layer per second: a multiply-add counts as two."""
-        operations = 2 * self.batch * self.in_features * self.out_features
-        return operations / (1e3 * self.layer.median_us)
+        return self.operations / (1e3 * self.layer.median_us)
+
+    @property
+    def useful_gops(self) -> float:
+        """`gops` of the weights that are multiplied alone."""
+        return self.density * self.gops
+
+    @property
+    def intensity(self) -> float:
+        """Operations on weights that are multiplied, per byte of weights, inputs and outputs."""
+        return self.density * self.operations / (self.weight_bytes + self.activation_bytes)
 
     @property
     def overhead_share(self) -> float:
@@ -80,6 +92,7 @@ class Results:
         baseline: Case that is the dense baseline.
         reference: Peer that tables show a ratio to.
         measurements: In the order of measurement.
+        cases: Case to what it is.
         peaks: The machine's measured peaks, as `tfcompress_ops.kernels.measure_peaks` names them.
         missing: Case to the command that would install it.
         machine: What the run was on.
@@ -91,14 +104,25 @@ class Results:
     baseline: str
     reference: str
     measurements: list[Measurement]
+    cases: dict[str, CaseFacts] = field(default_factory=dict)
     peaks: dict[str, float] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def threads(self) -> int | None:
+        """Threads of every engine; None where that is not known."""
+        threads: int | None = self.settings.get("threads")
+        return threads
+
+    def facts(self, case: str) -> CaseFacts:
+        """What `case` is."""
+        return self.cases.get(case, CaseFacts())
+
     def find(self, case: str, like: Measurement) -> Measurement | None:
-        """The measurement of `case` at the same shape, batch, state and mode as `like`."""
+        """The measurement of `case` at the same subject, batch, state and mode as `like`."""
         for other in self.measurements:
             if other.case == case and other.point == like.point:
                 return other
@@ -115,13 +139,13 @@ class Results:
         Only the weights that are multiplied count: the padding that a format may multiply as well
         is not work, and zeros that it leaves out were not done.
         """
-        peak = self.peaks.get(_PEAKS[measurement.arithmetic])
-        return measurement.density * measurement.gops / peak if peak else None
+        peak = self.peaks.get(PEAKS[measurement.arithmetic])
+        return measurement.useful_gops / peak if peak and measurement.operations else None
 
     def mean_speed_up(
         self, case: str, over: str, batch: int, state: str, mode: str
     ) -> tuple[float, float] | None:
-        """Geometric mean of `speed_up` over all shapes, and the worst of them; None without any."""
+        """Geometric mean of `speed_up` over all subjects, and the worst; None without any."""
         ratios = [
             ratio
             for measurement in self.measurements
@@ -131,9 +155,9 @@ class Results:
         ]
         return (geometric_mean(ratios), min(ratios)) if ratios else None
 
-    def to_json(self) -> str:
-        """Everything, raw samples too, as JSON with the derived figures beside each measurement."""
-        document = {"version": _JSON_VERSION, **asdict(self)}
+    def _document(self) -> dict[str, Any]:
+        """Everything, raw samples too, with the derived figures beside each measurement."""
+        document = asdict(self)
         for entry, measurement in zip(document["measurements"], self.measurements, strict=True):
             entry["derived"] = {
                 "gops": measurement.gops,
@@ -142,26 +166,70 @@ class Results:
                 "speed_up_over_baseline": self.speed_up(measurement, self.baseline),
                 "speed_up_over_reference": self.speed_up(measurement, self.reference),
             }
-        return json.dumps(document, indent=1)
+        return document
 
     @classmethod
-    def from_json(cls, text: str) -> "Results":
-        """Reads what `to_json` wrote.
-
-        Raises:
-            ValueError: If `text` is of another version.
-        """
-        document = json.loads(text)
-        version = document.pop("version", None)
-        if version != _JSON_VERSION:
-            raise ValueError(f"`version` must be {_JSON_VERSION}; received {version}.")
+    def _from_document(cls, document: Mapping[str, Any]) -> "Results":
+        """The run that `_document` tells of."""
+        fields = dict(document)
         measurements = []
-        for entry in document.pop("measurements"):
-            entry.pop("derived", None)
-            layer = entry.pop("layer")
+        for entry in fields.pop("measurements"):
+            values = {name: value for name, value in entry.items() if name != "derived"}
+            layer = values.pop("layer")
             timing = Timing(**{**layer, "samples": tuple(layer["samples"])})
-            measurements.append(Measurement(**entry, layer=timing))
-        return cls(**document, measurements=measurements)
+            if not all(math.isfinite(us) and us > 0 for us in (*timing.samples, timing.median_us)):
+                raise ValueError(f"a time of {values['case']} is not a positive number")
+            measurements.append(Measurement(**values, layer=timing))
+        cases = {name: CaseFacts(**facts) for name, facts in fields.pop("cases").items()}
+        return cls(**fields, measurements=measurements, cases=cases)
+
+
+def to_json(runs: Sequence[Results], **derived: Any) -> str:
+    """A results file: everything that runs measured.
+
+    Args:
+        runs: The runs.
+        **derived: What else to write beside them, for other readers: `from_json` passes it over.
+
+    Returns:
+        JSON.
+    """
+    documents = [run._document() for run in runs]
+    return json.dumps({"version": _JSON_VERSION, **derived, "runs": documents}, indent=1)
+
+
+def from_json(text: str) -> list[Results]:
+    """Reads a results file.
+
+    Args:
+        text: What `to_json` wrote.
+
+    Returns:
+        The runs.
+
+    Raises:
+        ValueError: If `text` is something else, or of another version.
+    """
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"`text` must be JSON; received something else: {error}.") from error
+    if not isinstance(document, dict) or "version" not in document:
+        raise ValueError(
+            "`text` must be what `tfcompress bench --json` writes; received other JSON."
+        )
+    if document["version"] != _JSON_VERSION:
+        raise ValueError(
+            f"`version` must be {_JSON_VERSION}; received {document['version']}. Measure again, "
+            "with this version of the package."
+        )
+    try:
+        return [Results._from_document(run) for run in document["runs"]]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            "`text` must be what `tfcompress bench --json` writes; received a file that is damaged "
+            f"({type(error).__name__}: {error})."
+        ) from error
 
 
 def speed_up(timing: Timing, over: Timing) -> float:

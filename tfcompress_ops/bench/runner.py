@@ -95,6 +95,7 @@ def run_suite(
     cases: Sequence[Case],
     settings: Settings,
     on_step: Callable[[str], None] | None = None,
+    workloads: Sequence[Workload] | None = None,
 ) -> Results:
     """Measures `cases` at every point of `settings`.
 
@@ -102,7 +103,9 @@ def run_suite(
         suite: The suite that the cases belong to.
         cases: Cases to run; those that are not installed are listed in the results.
         settings: What to measure.
-        on_step: Called with a description before each step; there are `count_steps(settings)`.
+        on_step: Called with a description before each step; there are as many as `count_steps`
+            says.
+        workloads: The points to measure, where they are not those of `settings`.
 
     Returns:
         The results.
@@ -118,11 +121,8 @@ def run_suite(
     other_load = machine.OtherLoad()
     peaks = kernels.measure_peaks(settings.threads)
     with graph_kept():
-        for workload in settings.workloads():
-            title = (
-                f"{workload.in_features} x {workload.out_features}, batch {workload.batch}, "
-                f"{workload.state}"
-            )
+        for workload in settings.workloads() if workloads is None else workloads:
+            title = f"{workload.subject}, batch {workload.batch}, {workload.state}"
             tell(f"{title}: loading")
             chains = build_chains(present, workload, settings)
             overheads = {name: call_overhead_us(chain) for name, chain in chains.items()}
@@ -137,21 +137,19 @@ def run_suite(
         baseline=BASELINE.name,
         reference=suite.reference,
         measurements=measurements,
+        cases={case.name: case.facts() for case in cases},
         peaks=peaks,
         missing={case.name: command for case in cases if (command := case.missing()) is not None},
-        machine={
-            **machine.describe(),
-            "kernels": kernels.cpu_info(),
-            "other_load": other_load.share(),
-        },
+        machine=machine.of_run(other_load),
         versions=machine.versions(),
         settings=asdict(settings),
     )
 
 
-def count_steps(settings: Settings) -> int:
+def count_steps(settings: Settings, workloads: Sequence[Workload] | None = None) -> int:
     """How often `run_suite` calls its `on_step`."""
-    return 1 + sum(1 + len(settings.modes) for _ in settings.workloads())
+    points = list(settings.workloads()) if workloads is None else workloads
+    return 1 + (1 + len(settings.modes)) * len(points)
 
 
 def build_chains(cases: Sequence[Case], workload: Workload, settings: Settings) -> dict[str, Chain]:
@@ -174,16 +172,23 @@ def build_chains(cases: Sequence[Case], workload: Workload, settings: Settings) 
     }
     problem = random_problem(workload, max(distinct.values(), default=1))
     return {
-        case.name: _lengthened(case.build(problem.first(distinct[case.name])), settings.max_layers)
+        case.name: lengthened(case.build(problem.first(distinct[case.name])), settings.max_layers)
         for case in cases
     }
 
 
-def _lengthened(chain: Chain, max_layers: int) -> Chain:
+def lengthened(chain: Chain, max_layers: int) -> Chain:
     """The layers of `chain` in one as long as its measured time and overhead call for.
 
     A chain of two layers tells little about the time of one, so a lengthened chain is measured
     again, and lengthened again if need be.
+
+    Args:
+        chain: A chain.
+        max_layers: Its greatest length.
+
+    Returns:
+        The chain, or a longer one.
     """
     for _ in range(_MAX_LENGTHENINGS):
         if chain.lengthen is None or chain.layers >= max_layers:
@@ -233,10 +238,9 @@ def _measure(
     )
     return [
         Measurement(
+            subject=workload.subject,
             case=case.name,
             arithmetic=case.arithmetic,
-            in_features=workload.in_features,
-            out_features=workload.out_features,
             batch=workload.batch,
             state=workload.state,
             mode=mode,
@@ -245,6 +249,8 @@ def _measure(
             distinct=chains[case.name].distinct,
             weight_bytes=case.weight_bytes(workload.in_features, workload.out_features),
             call_overhead_us=overheads[case.name],
+            operations=workload.operations,
+            activation_bytes=workload.activation_bytes,
             density=case.density(workload.in_features, workload.out_features),
         )
         for case in cases

@@ -1,9 +1,9 @@
 """Speed by sparsity: from which share of zeros on pruned weights are faster than dense ones."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
+from tfcompress_ops.bench import results as results_file
 from tfcompress_ops.bench.cases import Case
 from tfcompress_ops.bench.results import Results, speed_up
 from tfcompress_ops.bench.runner import Settings
@@ -26,8 +26,7 @@ class Curve:
     Attributes:
         family: Name of the family.
         over: Name of the dense case.
-        in_features: K.
-        out_features: N.
+        subject: "K x N", the shape of the weights.
         batch: Rows of x.
         state: "hot" or "cold".
         mode: "bursts" or "alternating".
@@ -37,8 +36,7 @@ class Curve:
 
     family: str
     over: str
-    in_features: int
-    out_features: int
+    subject: str
     batch: int
     state: str
     mode: str
@@ -48,7 +46,7 @@ class Curve:
     @property
     def title(self) -> str:
         """What the curves of one plot share: the shape, the state, the mode."""
-        return f"{self.in_features} x {self.out_features}, {self.state}, {self.mode}"
+        return f"{self.subject}, {self.state}, {self.mode}"
 
     @property
     def break_even(self) -> float | None:
@@ -135,38 +133,46 @@ def break_even(sparsities: Sequence[float], speed_ups: Sequence[float]) -> float
     return sparsities[last] + step * (before - 1) / (before - after)
 
 
-def curves(results: Results, cases: Sweep) -> list[Curve]:
+def with_families(results: Results, cases: Sweep) -> Results:
+    """`results` in which the cases of a sweep say what family and share of zeros they are of."""
+    swept = {
+        case.name: replace(results.facts(case.name), family=family, sparsity=sparsity)
+        for (family, sparsity), case in cases.items()
+    }
+    return replace(results, cases={**results.cases, **swept})
+
+
+def curves(results: Results) -> list[Curve]:
     """Draws the curves of a run.
 
     Args:
-        results: The run, of `cases` and of the dense cases that it names: those present count.
-        cases: What `sweep` made.
+        results: The run of a sweep, as `with_families` made it; of the dense cases that it names
+            those present count.
 
     Returns:
-        A curve for each family, dense case, shape, batch, state and mode.
+        A curve for each family, dense case, subject, batch, state and mode.
     """
     layers = {(m.case, m.point): m.layer for m in results.measurements}
-    families: dict[str, list[float]] = {}
-    for family, sparsity in cases:
-        families.setdefault(family, []).append(sparsity)
+    families: dict[str, dict[float, str]] = {}
+    for name, facts in results.cases.items():
+        if facts.family:
+            families.setdefault(facts.family, {})[facts.sparsity] = name
     return [
         Curve(
             family=family,
             over=dense.case,
-            in_features=dense.in_features,
-            out_features=dense.out_features,
+            subject=dense.subject,
             batch=dense.batch,
             state=dense.state,
             mode=dense.mode,
-            sparsities=tuple(sparsities),
+            sparsities=tuple(names),
             speed_ups=tuple(
-                speed_up(layers[cases[family, sparsity].name, dense.point], dense.layer)
-                for sparsity in sparsities
+                speed_up(layers[name, dense.point], dense.layer) for name in names.values()
             ),
         )
         for dense in results.measurements
         if dense.case in (results.baseline, results.reference)
-        for family, sparsities in families.items()
+        for family, names in families.items()
     ]
 
 
@@ -179,6 +185,6 @@ def grouped(curves: Iterable[Curve]) -> dict[str, list[Curve]]:
 
 
 def to_json(results: Results, curves: Iterable[Curve]) -> str:
-    """The curves with their break-even sparsities, and beside them everything measured."""
+    """The results file of a sweep, with the curves and their break-even sparsities beside it."""
     found = [{**asdict(curve), "break_even": curve.break_even} for curve in curves]
-    return json.dumps({"curves": found, "results": json.loads(results.to_json())}, indent=1)
+    return results_file.to_json([results], curves=found)

@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tfcompress_ops.bench.cases import Case
+from tfcompress_ops.bench.format_case import FormatCase
 from tfcompress_ops.bench.peers import BASELINE, PEERS
+from tfcompress_ops.bench.views import EagerCase, KernelCase
 
 _SUITES: dict[str, "Suite"] = {}
 
@@ -37,12 +39,16 @@ class Suite:
     defaults: Sequence[str] = ()
     families: Mapping[str, Callable[[float], Case]] = field(default_factory=dict)
 
-    def cases(self, variants: Sequence[str] | None = None, peers: bool = True) -> list[Case]:
+    def cases(
+        self, variants: Sequence[str] | None = None, peers: bool = True, views: bool = False
+    ) -> list[Case]:
         """The cases of a run, the dense baseline always among them.
 
         Args:
             variants: Keys of `variants` to measure; None for those that run by default.
             peers: Whether the peers run too.
+            views: Whether each of this package's cases is followed by its kernel without
+                TensorFlow, and by its op called eagerly.
 
         Returns:
             This package's cases, the baseline, the peers.
@@ -51,7 +57,11 @@ class Suite:
             ValueError: If a variant is unknown.
         """
         chosen = self._check(variants, self.variants, self.defaults or list(self.variants))
-        ours = [self.variants[variant] for variant in chosen]
+        ours: list[Case] = []
+        for case in (self.variants[variant] for variant in chosen):
+            ours.append(case)
+            if views and isinstance(case, FormatCase):
+                ours += [KernelCase(case), EagerCase(case)]
         return [*ours, BASELINE, *(self.peers if peers else ())]
 
     def chosen_families(
@@ -91,6 +101,7 @@ def register_suite(suite: Suite) -> Suite:
 
 def suites() -> list[Suite]:
     """All registered suites."""
-    from tfcompress_ops.bench import binary, int8, sparse  # noqa: F401  (they register themselves)
+    # They register themselves.
+    from tfcompress_ops.bench import all_formats, binary, int8, sparse  # noqa: F401
 
     return list(_SUITES.values())

@@ -2,7 +2,8 @@
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -158,6 +159,24 @@ class _Levels(Format):
             activations=self.activations,
             scale_x=self.scales_inputs,
             activation=activation,
+        )
+
+    def kernel(
+        self, arrays: Mapping[str, npt.NDArray[Any]], bias: Any = None, threads: int = 1
+    ) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]:
+        """The kernel of `matmul` alone, without TensorFlow; see `Format`."""
+        return functools.partial(
+            kernels.binary_matmul,
+            packed=arrays["kernel"],
+            scale=arrays["scale"],
+            in_features=int(arrays["shape"][0]),
+            mean=arrays.get("mean"),
+            bias=bias,
+            threshold=arrays.get("threshold"),
+            levels=self.levels,
+            activations=self.activations,
+            scale_x=self.scales_inputs,
+            threads=threads,
         )
 
     def array_specs(self, in_features: int, out_features: int) -> ArraySpecs:

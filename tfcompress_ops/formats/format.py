@@ -7,7 +7,7 @@ then know it, and nothing else names it.
 
 import abc
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import keras
@@ -131,6 +131,21 @@ class Format(abc.ABC):
         Returns:
             Tensor `[..., out_features]` of `x`'s dtype.
         """
+
+    def kernel(
+        self, arrays: Mapping[str, npt.NDArray[Any]], bias: Any = None, threads: int = 1
+    ) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]:
+        """The kernel of `matmul` alone, without TensorFlow.
+
+        Args:
+            arrays: What `pack` made.
+            bias: float32 array `[out_features]` or `None`.
+            threads: Threads that it uses, >= 1.
+
+        Returns:
+            A function from float32 `[rows, in_features]` to `[rows, out_features]`.
+        """
+        raise NotImplementedError(f"{self} has no kernel that runs on NumPy arrays.")
 
     @abc.abstractmethod
     def array_specs(self, in_features: int, out_features: int) -> ArraySpecs:

@@ -1,7 +1,8 @@
 """int8 weights with one scale per output, and activations that are int8 too or stay float."""
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -199,6 +200,21 @@ class Int8(Format):
             bias=bias,
             activations=self.activations,
             activation=activation,
+        )
+
+    def kernel(
+        self, arrays: Mapping[str, npt.NDArray[Any]], bias: Any = None, threads: int = 1
+    ) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]:
+        """The kernel of `matmul` alone, without TensorFlow; see `Format`."""
+        return functools.partial(
+            kernels.int8_matmul,
+            packed=arrays["kernel"],
+            scale=arrays["scale"],
+            mean=arrays.get("mean"),
+            bias=bias,
+            x_scale=float(arrays["x_scale"][0]) if self.needs_calibration else None,
+            activations=self.activations,
+            threads=threads,
         )
 
     @property

@@ -1,7 +1,8 @@
 """Pruned weights: only what is not zero is stored and multiplied."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import ml_dtypes
@@ -268,6 +269,20 @@ class Sparse(Format):
             bias=bias,
             activation=activation,
             reach=self._reach,
+        )
+
+    def kernel(
+        self, arrays: Mapping[str, npt.NDArray[Any]], bias: Any = None, threads: int = 1
+    ) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]:
+        """The kernel of `matmul` alone, without TensorFlow; see `Format`."""
+        return functools.partial(
+            kernels.sparse_matmul,
+            **_for_kernels(arrays),
+            scale=arrays.get("scale"),
+            x_scale=float(arrays["x_scale"][0]) if self.needs_calibration else None,
+            bias=bias,
+            reach=self._reach,
+            threads=threads,
         )
 
     def array_specs(self, in_features: int, out_features: int) -> ArraySpecs:
