@@ -115,4 +115,11 @@ def _print(results: Results, page: Path) -> None:
         f"it; ratios compare calls with {FLOAT32}, below it with {KERAS_INT8}.",
         style="dim",
     )
+    seeds = console.table("Accuracy", *(f"Seed {seed}" for seed in results.seeds.seeds), "Mean")
+    for row in results.seeds.rows:
+        seeds.add_row(row.label, *map(percentage, row.accuracies), percentage(row.mean))
+    console.out.print(seeds)
+    console.out.print(
+        f"Of {results.seeds.hidden}-wide classifiers, each trained for its weights.", style="dim"
+    )
     console.out.print(f"Open [bold]{page}[/]; beside it: {', '.join(results.files)}.")
