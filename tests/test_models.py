@@ -1,5 +1,7 @@
 """Whole models, small inputs: compressed with every format, saved, reloaded, exported."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -20,17 +22,21 @@ COUNTS = {"ResNet50": 54, "MobileNetV2": 36, "EfficientNetB0": 66}
 INT8_ERROR = 0.15
 LAYER_ERROR = 0.05
 EXPORTED = ["int8"]  # exporting takes seconds; other tests do it with every format
+# Of x * sigmoid(x) Grappler makes oneDNN's swish, which rounds otherwise: by 4e-7 with float32
+# weights. That tips a few roundings to int8, and 66 layers of random weights make 1.5 % of them.
+# Otherwise a served model gives the very numbers of the Keras model.
+REMAPPED = ["EfficientNetB0"]
 
 SERVE = """
     import keras, numpy as np, tensorflow as tf
     data = np.load("data.npz")
     tf.load_op_library({library!r})
+    tf.config.optimizer.set_experimental_options({{"remapping": {remapping}}})
     for name in {exported}:
         model = tf.saved_model.load(f"{{name}}_exported")
         y = model.serve(data["x"])
-        # TensorFlow rewrites graphs; another order of sums may tip a rounding to int8.
         error = np.linalg.norm(y - data[f"{{name}}_y"]) / np.linalg.norm(y)
-        assert error < 0.05, error
+        assert error < 1e-5, error
     import tfcompress_ops, tfcompress_ops.bench.models
     for name in data["names"]:
         y = keras.saving.load_model(f"{{name}}.keras")(data["x"], training=False)
@@ -92,7 +98,13 @@ def check(model, x, run_python, tmp_path, count):
             small.export(tmp_path / f"{name}_exported", verbose=False)
         saved[f"{name}_y"] = np.asarray(y)
     np.savez(tmp_path / "data.npz", **saved)
-    process = run_python(SERVE.format(library=str(_loader.LIBRARY), exported=EXPORTED))
+    process = run_python(
+        SERVE.format(
+            library=str(_loader.LIBRARY),
+            exported=EXPORTED,
+            remapping=not any(model.name.lower() == name.lower() for name in REMAPPED),
+        )
+    )
     assert process.stdout.strip().endswith("served")
 
 
@@ -120,7 +132,15 @@ def test_benchmark(capsys, tmp_path):
     path = tmp_path / "results.json"
     options = {"models": "encoder", "layers": 1, "batches": 1, "forms": "int8", "seconds": 0.1}
     arguments = [f"--{name}={value}" for name, value in {**options, "json": path}.items()]
-    bench_models.main(arguments)
+    bench_models.main([*arguments, "--profile"])
     printed = capsys.readouterr().out
     assert "encoder, batch 1" in printed
-    assert '"form": "XLA"' in path.read_text()
+    assert "Where the time goes" in printed
+    plain, xla, int8 = json.loads(path.read_text())["encoder, batch 1"]
+    assert [row["form"] for row in (plain, xla, int8)] == ["tf.function", "XLA", "int8"]
+    assert int8["bytes"] < plain["bytes"] / 3
+    assert "Tfcompress>Int8MatMul" in int8["profile_us"]
+    assert not any(op.startswith("Tfcompress") for op in plain["profile_us"])
+    for row in (plain, int8):
+        # What runs side by side counts in full, hence no closer bound.
+        assert 0 < sum(row["profile_us"].values()) < 20 * row["us"]

@@ -2,6 +2,7 @@
 
 For each model and batch size: microseconds of a call through `tf.function`, with XLA, and of the
 compressed model in each form; bytes of the weights; and the largest relative error of the outputs.
+With `--profile`, the ops that the time goes to as well.
 Weights are random, and pruned without training: the error of a sparse model is against the plain
 model with the same zeros, so that it is the error of the arithmetic.
 """
@@ -19,9 +20,11 @@ from rich.console import Console
 from rich.table import Table
 
 import tfcompress_ops as tfc
+from tfcompress_ops.bench.op_profile import op_times_us
 from tfcompress_ops.bench.timing import interleave
 
 ROUNDS = 7
+SHOWN_OPS = 6  # of a profile
 
 
 @keras.saving.register_keras_serializable("tfcompress_bench")
@@ -117,7 +120,12 @@ MODELS: dict[str, tuple[Callable[..., keras.Model], Sequence[int]]] = {
 
 
 def measure(
-    model: keras.Model, batch: int, forms: Sequence[str], seconds: float, search: bool
+    model: keras.Model,
+    batch: int,
+    forms: Sequence[str],
+    seconds: float,
+    search: bool,
+    profile: bool = False,
 ) -> list[dict[str, Any]]:
     """Times a model and its compressed forms against each other.
 
@@ -127,9 +135,11 @@ def measure(
         forms: Out of `FORMS`.
         seconds: Time that each form is run for.
         search: Whether `"auto"` is measured too.
+        profile: Whether the ops of each form are timed too.
 
     Returns:
-        A row for each form: its name, microseconds, bytes and relative error.
+        A row for each form: its name, microseconds, bytes, relative error, and with `profile`
+        microseconds by op type.
     """
     x = example(model, batch)
     rows: dict[str, dict[str, Any]] = {}
@@ -162,6 +172,8 @@ def measure(
     timings = interleave(calls, rounds=ROUNDS, burst_seconds=seconds / ROUNDS)
     for name, timing in timings.items():
         rows[name].update(us=timing.median_us, q1_us=timing.q1_us, q3_us=timing.q3_us)
+    for name, call in calls.items() if profile else ():
+        rows[name]["profile_us"] = op_times_us(call)
     best = min(rows[name]["us"] for name in ("tf.function", "XLA"))
     for row in rows.values():
         row["speedup"] = best / row["us"]
@@ -187,6 +199,21 @@ def table(results: Mapping[str, list[dict[str, Any]]]) -> Table:
     return found
 
 
+def profile_table(results: Mapping[str, list[dict[str, Any]]]) -> Table:
+    """Where the time of each form goes, as a table."""
+    found = Table(title="Where the time goes: share of the time of all ops")
+    for heading in ("model", "form", "ops"):
+        found.add_column(heading)
+    for name, rows in results.items():
+        for row in rows:
+            times = row["profile_us"]
+            total = sum(times.values()) or 1.0
+            shown = [f"{op} {us / total:.0%}" for op, us in list(times.items())[:SHOWN_OPS]]
+            found.add_row(name, row["form"], ", ".join(shown))
+        found.add_section()
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -197,6 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--layers", type=int, default=12, help="layers of the encoder")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each form")
     parser.add_argument("--auto", action="store_true", help="search for a plan too; takes minutes")
+    parser.add_argument("--profile", action="store_true", help="time the ops of each form too")
     parser.add_argument("--json", help="file to write the results to")
     options = parser.parse_args(arguments)
     results: dict[str, list[dict[str, Any]]] = {}
@@ -208,9 +236,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             batches = [int(batch) for batch in options.batches.split(",")]
         for batch in batches:
             forms = [form for form in options.forms.split(",") if form]
-            rows = measure(model, batch, forms, options.seconds, options.auto)
+            rows = measure(model, batch, forms, options.seconds, options.auto, options.profile)
             results[f"{name}, batch {batch}"] = rows
-    Console().print(table(results))
+    console = Console()
+    console.print(table(results))
+    if options.profile:
+        console.print(profile_table(results))
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump(results, file, indent=2)
