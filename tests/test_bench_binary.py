@@ -11,6 +11,7 @@ from tfcompress_ops.bench import machine, results
 from tfcompress_ops.bench.binary import BINARY
 from tfcompress_ops.bench.chains import Workload, graph_kept, random_problem
 from tfcompress_ops.bench.cli import app
+from tfcompress_ops.bench.larq import LarqComputeEngine
 from tfcompress_ops.bench.peers import BASELINE
 from tfcompress_ops.bench.suites import suites
 
@@ -25,6 +26,50 @@ def test_suite_is_known() -> None:
     assert {BASELINE.name, BINARY.reference, "litert int8"} <= set(names)
     with pytest.raises(ValueError, match=r"`--weights` must be one of w1a1.*received w2"):
         BINARY.cases(["w2"])
+
+
+def test_larq_needs_the_numpy_that_it_was_built_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(np, "__version__", "2.1.0")
+    assert "numpy<2" in (LarqComputeEngine(BINARY.variants["w1a1"]).missing() or "")
+
+
+@pytest.mark.parametrize(("k", "batch"), [(128, 1), (70, 3)])
+def test_larq_computes_the_same_layer(k: int, batch: int) -> None:
+    case = LarqComputeEngine(BINARY.variants["w1a1"])
+    if case.missing() is not None:
+        pytest.skip(f"it is not there: {case.missing()}")
+    problem = random_problem(Workload(k, 24, batch), distinct=2)
+    expected = BINARY.variants["w1a1"].reference(problem, 1)
+    output = case.build(problem).output()
+    np.testing.assert_allclose(output, expected, atol=case.tolerance * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_larq_model_holds_signs_scales_and_biases(batch: int) -> None:
+    """Without the engine: what is written is read back."""
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated", reason="needs the schema")
+    flexbuffers = pytest.importorskip("flatbuffers.flexbuffers")
+    from tfcompress_ops.bench.litert_model import binary_model
+
+    rng = np.random.default_rng(0)
+    negative = rng.normal(size=(70, 5)) < 0
+    scale, bias = rng.normal(size=(2, 5)).astype(np.float32)
+    content = binary_model([(negative, scale, bias)], batch)
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(content), 0))
+    graph = model.subgraphs[0]
+    assert [code.customCode for code in model.operatorCodes] == [b"LceQuantize", b"LceBconv2d"]
+    convolution = graph.operators[1]
+    tensors = [graph.tensors[index] for index in convolution.inputs if index >= 0]
+    signs, *constants = tensors
+    assert list(signs.shape) == [batch, 1, 1, 3]
+    data = [np.asarray(model.buffers[tensor.buffer].data, np.uint8) for tensor in constants]
+    bits = np.unpackbits(data[0].reshape(5, 12), axis=1, bitorder="little")
+    np.testing.assert_array_equal(bits[:, :70], negative.T)
+    assert not bits[:, 70:].any()
+    np.testing.assert_array_equal(data[1].view(np.float32), scale)
+    np.testing.assert_array_equal(data[2].view(np.float32), bias)
+    options = flexbuffers.Loads(bytearray(convolution.customOptions))
+    assert (options["channels_in"], options["padding"], options["stride_width"]) == (70, 1, 1)
 
 
 @pytest.mark.parametrize("name", OURS)

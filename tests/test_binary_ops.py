@@ -424,3 +424,28 @@ def test_random_bytes_can_do_no_harm():
             limit = bound * (np.abs(x) @ np.abs(weights)).max(initial=1)
             np.testing.assert_allclose(y, x @ weights, atol=limit)
     assert refused > 80
+
+
+def test_random_words_of_signs_can_do_no_harm():
+    """Any words are signs, those beyond in_features count for nothing; others are refused."""
+    rng = np.random.default_rng(1)
+    for case in range(120):
+        m, k, n = (int(size) for size in rng.integers((0, 1, 1), (40, 150, 90)))
+        columns = -(-k // 32) + (int(rng.integers(0, 2)) if case % 4 == 0 else 0)
+        x = rng.integers(-(2**31), 2**31, (m, columns)).astype(np.int32)
+        packed = rng.integers(0, 256, kernels.binary_packed_size(k, n, "binary"), np.uint8)
+        scale = np.ones(n, np.float32)
+        threshold = rng.integers(-(2**31), 2**31, n) if case % 3 else rng.integers(-9, 9, n)
+        threshold = threshold.astype(np.int32)
+        options = {"activations": "binary"}
+        if columns != -(-k // 32):
+            with pytest.raises(tf.errors.InvalidArgumentError, match="x must have"):
+                ops.binary_matmul(x, packed, scale, k, **options)
+            continue
+        bits = np.unpackbits(x.view(np.uint8), axis=1, bitorder="little")[:, :k]
+        signs = np.where(bits, 1, -1)
+        weights = ops.binary_unpack(packed, scale, k, levels="binary").numpy().astype(int)
+        sums = signs @ weights
+        np.testing.assert_array_equal(ops.binary_matmul(x, packed, scale, k, **options), sums)
+        joined = ops.binary_matmul(x, packed, scale, k, threshold=threshold, **options)
+        np.testing.assert_array_equal(joined, words(sums >= threshold))

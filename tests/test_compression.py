@@ -250,6 +250,52 @@ def test_compiled_with_custom_objects():
     assert after["mine"] == pytest.approx(before["mine"], rel=0.05)
 
 
+def test_compiled_with_what_cannot_be_serialised():
+    """Lambdas, in losses and metrics by output; nothing with a state is shared."""
+    inputs = keras.Input((8,))
+    hidden = D(6, activation="relu")(inputs)
+    model = keras.Model(inputs, {"one": D(4, name="one")(hidden), "two": D(2, name="two")(hidden)})
+    accuracy = keras.metrics.MeanSquaredError(name="error")
+    model.compile(
+        keras.optimizers.SGD(0.125, momentum=0.5),
+        {"one": lambda y, z: keras.ops.mean((y - z) ** 2), "two": keras.losses.Huber(0.5)},
+        loss_weights={"one": 1.0, "two": 0.25},
+        metrics={"one": [lambda y, z: keras.ops.mean(z), accuracy], "two": []},
+    )
+    y = {"one": np.zeros((150, 4)), "two": np.ones((150, 2))}
+    before = model.evaluate(X, y, verbose=0, return_dict=True)
+    small = tfc.compress(model, "int8")
+    assert model.compiled
+    assert small.optimizer is not model.optimizer
+    assert float(small.optimizer.learning_rate) == 0.125
+    after = small.evaluate(X, y, verbose=0, return_dict=True)
+    assert after.keys() == before.keys()
+    for name, value in before.items():
+        assert after[name] == pytest.approx(value, rel=0.05, abs=0.02)
+    assert float(accuracy.total) > 0  # the original's own
+    small.fit(X, y, verbose=0)
+    assert model.evaluate(X, y, verbose=0, return_dict=True) == before
+
+
+def test_subclassed_and_compiled_with_a_lambda():
+    class Subclassed(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.head = D(4)
+
+        def call(self, inputs):
+            return self.head(inputs)
+
+    model = Subclassed()
+    model(X)
+    loss = lambda y, z: keras.ops.mean((y - z) ** 2)  # noqa: E731
+    model.compile("sgd", loss)
+    small = tfc.compress(model, "int8")
+    assert small.loss is loss
+    y = np.zeros((150, 4))
+    assert small.evaluate(X, y, verbose=0) == pytest.approx(model.evaluate(X, y, verbose=0), 0.05)
+
+
 def test_compiled_inside_a_compiled_model():
     def inner_loss(y, prediction):
         return keras.ops.mean(y - prediction)

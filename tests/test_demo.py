@@ -17,6 +17,7 @@ from tfcompress_ops.bench.timing import Timing
 from tfcompress_ops.cli import app as app_module
 from tfcompress_ops.cli import demo_command
 from tfcompress_ops.demo import digits, geometry, measure, page, results
+from tfcompress_ops.demo import seeds as seeds_lib
 from tfcompress_ops.demo.contestants import variants
 from tfcompress_ops.demo.run import COMPRESSED_MODEL, FLOAT_MODEL, write_models
 
@@ -154,6 +155,29 @@ def test_page_is_self_contained_html(text):
     assert "<script" not in text
     assert all(image["alt"].startswith("Handwritten ") for image in parsed.images)
     assert len(parsed.images) == 21
+
+
+def test_seeds(found, text):
+    """Each is a classifier of its own, and page and file say the same."""
+    seeds = found["seeds"]
+    assert seeds["seeds"] == [3, 4, 5]
+    labels = [row["label"] for row in seeds["rows"]]
+    assert labels == [results.FLOAT32, *seeds_lib.FORMATS]
+    for row in seeds["rows"]:
+        assert len(set(row["accuracies"])) > 1
+        assert min(row["accuracies"]) > 0.5
+        mean = sum(row["accuracies"]) / 3
+        cells = [page.percentage(value) for value in (*row["accuracies"], mean)]
+        shown = " ".join(" ".join(Page(text).text).split())
+        assert f"{row['label']} {' '.join(cells)}" in shown
+
+
+def test_one_bit_costs_what_the_documentation_says():
+    """W1A32 stays within a point of float32, W1A1 within three, over three seeds."""
+    plain, w1a32, w1a1 = seeds_lib.study(512, [0, 1, 2], epochs=8)
+    assert plain.mean > 0.93
+    assert w1a32.mean > plain.mean - 0.01, w1a32
+    assert w1a1.mean > plain.mean - 0.03, w1a1
 
 
 def test_numbers_of_the_page_are_those_of_the_json(text, found):

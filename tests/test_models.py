@@ -20,17 +20,21 @@ COUNTS = {"ResNet50": 54, "MobileNetV2": 36, "EfficientNetB0": 66}
 INT8_ERROR = 0.15
 LAYER_ERROR = 0.05
 EXPORTED = ["int8"]  # exporting takes seconds; other tests do it with every format
+# Of x * sigmoid(x) Grappler makes oneDNN's swish, which rounds otherwise: by 4e-7 with float32
+# weights. That tips a few roundings to int8, and 66 layers of random weights make 1.5 % of them.
+# Otherwise a served model gives the very numbers of the Keras model.
+REMAPPED = ["EfficientNetB0"]
 
 SERVE = """
     import keras, numpy as np, tensorflow as tf
     data = np.load("data.npz")
     tf.load_op_library({library!r})
+    tf.config.optimizer.set_experimental_options({{"remapping": {remapping}}})
     for name in {exported}:
         model = tf.saved_model.load(f"{{name}}_exported")
         y = model.serve(data["x"])
-        # TensorFlow rewrites graphs; another order of sums may tip a rounding to int8.
         error = np.linalg.norm(y - data[f"{{name}}_y"]) / np.linalg.norm(y)
-        assert error < 0.05, error
+        assert error < 1e-5, error
     import tfcompress_ops, tfcompress_ops.bench.models
     for name in data["names"]:
         y = keras.saving.load_model(f"{{name}}.keras")(data["x"], training=False)
@@ -92,7 +96,13 @@ def check(model, x, run_python, tmp_path, count):
             small.export(tmp_path / f"{name}_exported", verbose=False)
         saved[f"{name}_y"] = np.asarray(y)
     np.savez(tmp_path / "data.npz", **saved)
-    process = run_python(SERVE.format(library=str(_loader.LIBRARY), exported=EXPORTED))
+    process = run_python(
+        SERVE.format(
+            library=str(_loader.LIBRARY),
+            exported=EXPORTED,
+            remapping=not any(model.name.lower() == name.lower() for name in REMAPPED),
+        )
+    )
     assert process.stdout.strip().endswith("served")
 
 
@@ -113,3 +123,15 @@ def test_encoder(run_python, tmp_path):
     model = bench_models.encoder(2, 32, 4, 64, sequence=9, vocabulary=50)
     x = np.random.default_rng(0).integers(0, 50, (2, 9)).astype(np.int32)
     check(model, x, run_python, tmp_path, 1 + 2 * 6)
+
+
+def test_profile():
+    """The ops of each form are timed where that is asked for."""
+    model = bench_models.encoder(1, 64, 4, 128, sequence=9, vocabulary=50)
+    plain, xla, int8 = bench_models.measure(model, 1, ["int8"], 0.1, search=False, profile=True)
+    assert [row["form"] for row in (plain, xla, int8)] == ["tf.function", "XLA", "int8"]
+    assert "Tfcompress>Int8MatMul" in int8["profile_us"]
+    assert not any(op.startswith("Tfcompress") for op in plain["profile_us"])
+    for row in (plain, int8):
+        # What runs side by side counts in full, hence no closer bound.
+        assert 0 < sum(row["profile_us"].values()) < 20 * row["timing"].median_us

@@ -87,6 +87,30 @@ def test_what_is_slower_is_not_chosen(model, clock):
     assert tfc.search_report(same).chosen == {}
 
 
+def test_a_budget_that_cannot_be_met(model, clock):
+    clock({FAST: 1.0, EXACT: 2.0})
+    before = model.get_weights()
+    calls = []
+
+    def metric(y, outputs):
+        """1 for the outputs of the model itself, 0 for all others."""
+        calls.append(0)
+        return float(np.allclose(outputs, y, atol=1e-6))
+
+    with pytest.raises(ValueError, match=r"`max_drop` must leave room .* received 0\.5, .* is 1 "):
+        auto(model, max_drop=0.5, data=(X, model(X).numpy()), metric=metric)
+    assert calls
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert all("call" not in vars(layer) for layer in model.layers)
+
+
+def test_what_is_compressed_already(model):
+    small = tfc.compress(model, EXACT)
+    with pytest.raises(ValueError, match=r"must have a layer that can be .*\n  a: it is compres"):
+        auto(small)
+
+
 def test_size(model, clock):
     clock({FAST: 20.0, EXACT: 11.0})
     small = auto(model, max_drop=0.05, objective="size")

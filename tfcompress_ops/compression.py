@@ -20,6 +20,7 @@ from tfcompress_ops.formats.calibration import METHODS
 from tfcompress_ops.formats.format import Format
 from tfcompress_ops.layers.composite import CompositeLayer, split_refusal
 from tfcompress_ops.layers.layer import CompressedLayer, refusal, replacement, trained_format
+from tfcompress_ops.linking import join
 from tfcompress_ops.preparation import absorb, split
 from tfcompress_ops.rebuilding import copy_layer, copy_variables, rebuild, tied_layers
 from tfcompress_ops.structure import all_paths, layer_paths
@@ -36,6 +37,7 @@ def compress(
     *,
     batch_size: int | None = 32,
     calibration: str = "max",
+    pack_signs: bool = True,
     progress: bool | None = None,
     **search: Any,
 ) -> keras.Model:
@@ -47,7 +49,8 @@ def compress(
     Layers that have no compressed counterpart, those already compressed, and those that share a
     variable with another layer are copied; `tfc.report` gives the reasons. A BatchNormalization
     that follows a compressed layer is folded into its weights, and an activation that follows is
-    done in the same op; a `layers.Absorbed` of the same name takes their place.
+    done in the same op; a `layers.Absorbed` of the same name takes their place. Binary layers that
+    feed each other pass packed signs on (`tfc.pack_signs`).
 
     Args:
         model: A built model of any kind: Sequential, Functional, or subclassed.
@@ -74,6 +77,10 @@ def compress(
         calibration: How a range is found from `calibration_data`. `"max"`: the largest magnitude.
             `"percentile"`: that which 99.99 % of the magnitudes do not exceed. `"mse"`: that which
             makes the mean squared error of int8 inputs least. What is beyond the range saturates.
+        pack_signs: Whether binary layers that feed each other, with nothing but a
+            BatchNormalization between, are joined as `tfc.pack_signs` does it. False for a model
+            that is trained on, or whose numbers between them are wanted; with
+            `formats="auto"`, too. `tfc.report` says why layers are not joined.
         progress: Whether calibration shows a progress bar on stderr; `None`: on a terminal.
         **search: With `formats="auto"`, which chooses formats by measurement: `data` (pairs of
             inputs and targets, as two arrays or batches), `metric` (a function of targets and
@@ -90,8 +97,9 @@ def compress(
     Raises:
         TypeError: If `model` is not a Keras model.
         ValueError: If the model is not built, if a pattern matches no layer that can be compressed,
-            if weights are not finite, if nothing can be compressed, or if `calibration_data` is
-            needed and missing, empty, or does not reach a layer.
+            if weights are not finite, if nothing can be compressed, if `calibration_data` is
+            needed and missing, empty, or does not reach a layer, or if formats would gain and
+            `max_drop` has no room for any of them.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="head")])
@@ -103,7 +111,7 @@ def compress(
     if isinstance(formats, str) and formats == "auto":
         from tfcompress_ops.search import auto  # which builds on this module
 
-        return auto(model, batch_size=batch_size or 32, **search)
+        return auto(model, batch_size=batch_size or 32, pack_signs=pack_signs, **search)
     if search:
         raise TypeError(
             f"`formats` must be 'auto' for the options {sorted(search)}; received {formats!r}."
@@ -124,11 +132,14 @@ def compress(
             new_layers[layer] = _compressed(layer, format_, ranges.get(layer), batch_size)
         except ValueError as error:
             raise ValueError(f"Layer {path!r} cannot be compressed: {error}") from error
-    return assemble(plain, new_layers, absorbed)
+    return assemble(plain, new_layers, absorbed, pack_signs)
 
 
 def assemble(
-    plain: keras.Model, new_layers: Mapping[Layer, Layer], absorbed: Mapping[str, str]
+    plain: keras.Model,
+    new_layers: Mapping[Layer, Layer],
+    absorbed: Mapping[str, str],
+    pack_signs: bool,
 ) -> keras.Model:
     """Puts compressed layers into a copy of a prepared model.
 
@@ -136,12 +147,21 @@ def assemble(
         plain: What `split` and `absorb` made of a model.
         new_layers: Layers of it and those that take their places.
         absorbed: What `absorb` said.
+        pack_signs: Whether binary layers that feed each other are joined.
 
     Returns:
         A new model. Layers that were split and of which no part is compressed are in one piece.
     """
-    notes = _absorbed_notes(absorbed)
     paths = {layer: path for path, layer in reversed(layer_paths(plain).items())}
+    reasons: dict[Layer, str] = {}
+    if pack_signs:
+        joints = join(plain, new_layers)
+        for layer, new in joints.new_layers.items():
+            noted(new, note_of(new_layers[layer]) if layer in new_layers else None)
+        new_layers = {**new_layers, **joints.new_layers}
+        absorbed = {**absorbed, **{paths[one]: paths[by] for one, by in joints.absorbed.items()}}
+        reasons = joints.reasons
+    notes = _absorbed_notes(absorbed)
 
     def replace(layer: Layer) -> Layer | None:
         if isinstance(layer, CompositeLayer):
@@ -152,7 +172,8 @@ def assemble(
             return None
         new = new_layers.get(layer)
         if new is not None:
-            note = ". ".join(filter(None, [note_of(new), notes.get(paths[layer])]))
+            parts = [note_of(new), notes.get(paths[layer]), reasons.get(layer)]
+            note = ". ".join(filter(None, parts))
             noted(new, note or None)
         return new
 
@@ -199,7 +220,10 @@ def decompress(model: keras.Model) -> keras.Model:
         model: A model that `compress` made, or that holds compressed layers.
 
     Returns:
-        A new model without compressed layers; the original is left as it is.
+        A new model without compressed layers; the original is left as it is. Where a format takes
+        nothing but the signs of inputs, a `tfc.layers.QuantDense` or `QuantConv2D` does so too, and
+        a layer of several matrices that holds one stays split. Other layers have no such form: they
+        become plain ones, and a warning says so.
 
     Raises:
         TypeError: If `model` is not a Keras model.
@@ -214,8 +238,16 @@ def decompress(model: keras.Model) -> keras.Model:
         rebuild(
             model, lambda layer: layer.to_layer() if isinstance(layer, CompressedLayer) else None
         ),
-        lambda layer: layer.to_layer() if isinstance(layer, CompositeLayer) else None,
+        lambda layer: layer.to_layer() if _is_mergeable(layer) else None,
     )
+
+
+def _is_mergeable(layer: Any) -> bool:
+    """Whether a layer is split, and its parts do what matrices of the Keras layer do."""
+    if not isinstance(layer, CompositeLayer):
+        return False
+    this: Any = layer
+    return all(trained_format(sub) is None for sub in this._flatten_layers())
 
 
 def check_model(model: Any, argument: str = "model") -> None:
@@ -321,13 +353,9 @@ def _choose(model: keras.Model, formats: Formats) -> dict[str, Format]:
             if own is not None:
                 chosen[layer] = path, own
     if not chosen:
-        listed = "".join(
-            f"\n  {path}: {left.get(layer, 'no pattern of `formats` matches it')}"
-            for path, layer in paths.items()
-        )
-        raise ValueError(
-            f"`model` must have a layer that can be compressed; received {model.name!r}, in which "
-            f"`formats` leaves nothing to compress:{listed}"
+        unmatched = "no pattern of `formats` matches it"
+        raise nothing_to_compress(
+            model, {path: left.get(layer, unmatched) for path, layer in paths.items()}
         )
     return dict(chosen.values())
 
@@ -356,6 +384,15 @@ def by_pattern(formats: Formats) -> dict[str, Format | None]:
             for pattern, value in formats.items()
         }
     return {} if formats == () else {"*": formats_lib.get(formats)}
+
+
+def nothing_to_compress(model: keras.Model, reasons: Mapping[str, str]) -> ValueError:
+    """The error for a model in which nothing is compressed, with the reason for each path."""
+    listed = "".join(f"\n  {path}: {reason}" for path, reason in reasons.items())
+    return ValueError(
+        f"`model` must have a layer that can be compressed; received {model.name!r}, in which "
+        f"`formats` leaves nothing to compress:{listed}"
+    )
 
 
 class Reasons:

@@ -1,19 +1,18 @@
 """Binary layers that feed each other pass signs on, packed, instead of numbers."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
 import numpy.typing as npt
 from keras.layers import Layer
 
-from tfcompress_ops.compression import check_model
 from tfcompress_ops.formats import Binary
 from tfcompress_ops.formats.format import SIGNS_PER_WORD, Arrays
 from tfcompress_ops.layers.absorbed import Absorbed
 from tfcompress_ops.layers.dense import Dense
-from tfcompress_ops.preparation import followers
+from tfcompress_ops.preparation import followers, users
 from tfcompress_ops.rebuilding import rebuild
 from tfcompress_ops.structure import layer_paths
 
@@ -21,8 +20,23 @@ from tfcompress_ops.structure import layer_paths
 _PASSING = (Absorbed, keras.layers.Dropout, keras.layers.Identity)
 
 
+@dataclasses.dataclass(frozen=True)
+class Joints:
+    """Which layers of a model are joined.
+
+    Attributes:
+        new_layers: Layer of the model to that which takes its place.
+        absorbed: Layer that is done without to the layer before that does its work.
+        reasons: Layer that feeds another binary layer and does not pass packed signs, to why.
+    """
+
+    new_layers: dict[Layer, Layer]
+    absorbed: dict[Layer, Layer]
+    reasons: dict[Layer, str]
+
+
 def pack_signs(model: keras.Model) -> keras.Model:
-    """Joins binary layers that feed each other, for inference.
+    """Joins binary layers that feed each other, for inference; `tfc.compress` does so unasked.
 
     Where the outputs of a `Dense` with `Binary("binary")` go to another one and nowhere else, the
     second takes nothing but their signs. The first then compares each integer sum with a threshold
@@ -33,7 +47,7 @@ def pack_signs(model: keras.Model) -> keras.Model:
 
     Layers are joined that compute in float32 and whose activation is linear, with neither `center`
     nor `scale_inputs`, with a multiple of 32 units and scales >= 0. A NaN does not get through
-    packed signs.
+    packed signs, and neither does a gradient. Layers that are joined already stay so.
 
     Args:
         model: A built model that `tfc.compress` made, Sequential or Functional (others in it
@@ -44,66 +58,142 @@ def pack_signs(model: keras.Model) -> keras.Model:
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ValueError: If the model is not built, or no two layers can be joined.
+        ValueError: If the model is not built, or no two layers are or can be joined.
 
     References:
         Larq Compute Engine (Bannink et al., "Larq Compute Engine: Design, Benchmark, and Deploy
         State-of-the-Art Binarized Neural Networks", 2021) writes signs between its convolutions.
     """
+    from tfcompress_ops.compression import check_model  # which builds on this module
+
     check_model(model)
-    links = {}
-    for layer in layer_paths(model).values():
-        link = _link(model, layer)
-        if link is not None:
-            links[layer] = link
-    if not links:
+    paths = layer_paths(model)
+    joints = join(model, {})
+    if not joints.new_layers and not any(_format(layer).packed_inputs for layer in paths.values()):
+        listed = "".join(
+            f"\n  {path}: {joints.reasons[layer]}"
+            for path, layer in paths.items()
+            if layer in joints.reasons
+        )
         raise ValueError(
             f"`model` must have a Dense of Binary('binary') that feeds another one; received "
-            f"{model.name!r}, in which no two layers can be joined."
+            f"{model.name!r}, in which no two layers can be joined.{listed}"
         )
+    return rebuild(model, joints.new_layers.get)
+
+
+def join(model: keras.Model, replaced: Mapping[Layer, Layer]) -> Joints:
+    """Finds the binary layers of a model that feed each other.
+
+    Args:
+        model: A model; it is left as it is.
+        replaced: Layers of it and those that are to take their places.
+
+    Returns:
+        The layers that take the places of joined ones, and of those between them.
+    """
+
+    def now(layer: Layer) -> Layer:
+        return replaced.get(layer, layer)
+
+    links: dict[Layer, tuple[list[Layer], Layer]] = {}
+    reasons: dict[Layer, str] = {}
+    for layer in dict.fromkeys(layer_paths(model).values()):
+        if not _takes_signs(now(layer)):
+            continue
+        between, taker = _passed_on(model, layer, now)
+        if taker is None:
+            if _reaches(model, layer, now):
+                reasons[layer] = "its outputs, or it, are used in several places"
+            continue
+        reason = _reason(now(layer)) or _reason_to_take(now(taker))
+        if reason is None:
+            links[layer] = between, taker
+        else:
+            reasons[layer] = reason
     takers = {taker for _, taker in links.values()}
     new_layers: dict[Layer, Layer] = {}
-    for layer in {*links, *takers}:
-        between = links[layer][0] if layer in links else None
-        new_layers[layer] = _joined(layer, between, layer in takers)
-        for passed in between or ():
-            new_layers[passed] = Absorbed(
-                name=passed.name, dtype=passed.dtype_policy, trainable=passed.trainable
+    absorbed: dict[Layer, Layer] = {}
+    for layer in dict.fromkeys([*links, *takers]):
+        passed = links[layer][0] if layer in links else None
+        new_layers[layer] = _joined(
+            now(layer), None if passed is None else [now(one) for one in passed], layer in takers
+        )
+        for one in passed or ():
+            new_layers[one] = Absorbed(
+                name=one.name, dtype=one.dtype_policy, trainable=one.trainable
             )
-    return rebuild(model, new_layers.get)
+            if not isinstance(now(one), _PASSING):
+                absorbed[one] = layer
+    says = {layer: f"passes numbers on, not packed signs: {why}" for layer, why in reasons.items()}
+    return Joints(new_layers, absorbed, says)
 
 
-def _link(model: keras.Model, layer: Layer) -> tuple[list[Layer], Layer] | None:
-    """What stands between a layer and the one that takes its signs, and that one."""
-    if not _is_binary(layer):
-        return None
-    gives = (
-        layer.activation is keras.activations.linear
-        and layer.units % SIGNS_PER_WORD == 0
-        and not layer.format.center
-        and not layer.format.packed_outputs
-        and bool((layer.packed_arrays()["scale"] >= 0).all())
-    )
+def _passed_on(
+    model: keras.Model, layer: Layer, now: Callable[[Layer], Layer]
+) -> tuple[list[Layer], Layer | None]:
+    """The layers that a layer's outputs go through, and the binary one that they reach, if any."""
     between: list[Layer] = []
-    for after in followers(model, layer) if gives else ():
-        if _is_binary(after):
+    for after in followers(model, layer):
+        if _takes_signs(now(after)):
             return between, after
-        is_norm = type(after) is keras.layers.BatchNormalization
-        if type(after) not in _PASSING and not (is_norm and _is_last_axis(after)):
-            return None
+        if not _passes(now(after)):
+            break
         between.append(after)
+    return between, None
+
+
+def _reaches(model: keras.Model, layer: Layer, now: Callable[[Layer], Layer]) -> bool:
+    """Whether outputs of a layer reach a binary one, wherever else they go."""
+    seen, waiting = {layer}, [layer]
+    while waiting:
+        for user in users(model, waiting.pop()):
+            if _takes_signs(now(user)):
+                return True
+            if user not in seen and _passes(now(user)):
+                seen.add(user)
+                waiting.append(user)
+    return False
+
+
+def _passes(layer: Layer) -> bool:
+    """Whether a layer may stand between two that are joined."""
+    is_norm = type(layer) is keras.layers.BatchNormalization
+    return type(layer) in _PASSING or (is_norm and _is_last_axis(layer))
+
+
+def _format(layer: Layer) -> Binary:
+    """The format of a binary layer; of others, one that packs nothing."""
+    found = getattr(layer, "format", None)
+    return found if isinstance(found, Binary) else Binary()
+
+
+def _takes_signs(layer: Layer) -> bool:
+    """Whether a layer's inputs count by their signs alone, and are no packed signs yet."""
+    format_ = _format(layer)
+    return type(layer) is Dense and format_.takes_signs and not format_.packed_inputs
+
+
+def _reason_to_take(layer: Layer) -> str | None:
+    """Why a layer cannot take packed signs, or `None` if it can."""
+    if layer.format.scale_inputs:
+        return f"{layer.name} scales its inputs by their magnitudes"
+    if layer.compute_dtype != "float32":
+        return f"{layer.name} computes in {layer.compute_dtype}, which may round a sign away"
     return None
 
 
-def _is_binary(layer: Layer) -> bool:
-    return (
-        type(layer) is Dense
-        and isinstance(layer.format, Binary)
-        and layer.format.activations == "binary"
-        and not layer.format.scale_inputs
-        and not layer.format.packed_inputs
-        and layer.compute_dtype == "float32"
-    )
+def _reason(layer: Layer) -> str | None:
+    """Why a layer that feeds another binary one cannot pass packed signs on."""
+    if layer.activation is not keras.activations.linear:
+        return "its activation is not linear"
+    if layer.units % SIGNS_PER_WORD:
+        return f"its {layer.units} units are no multiple of {SIGNS_PER_WORD}"
+    if layer.format.center:
+        return "center=True adds what depends on the row"
+    if (layer.packed_arrays()["scale"] < 0).any():
+        return "some of its scales are negative"
+    return _reason_to_take(layer)
 
 
 def _is_last_axis(norm: keras.layers.BatchNormalization) -> bool:

@@ -109,6 +109,25 @@ def followers(model: keras.Model, layer: Layer) -> list[Layer]:
     return []
 
 
+def users(model: keras.Model, layer: Layer) -> list[Layer]:
+    """The layers that take the outputs of a layer, wherever a graph calls it."""
+    found: dict[Layer, None] = {}
+    for graph in [model, *all_paths(model).values()]:
+        if is_graph(graph) and layer in graph.layers:
+            every = _nodes(_functional(graph))
+            outputs = {id(t) for node in every if node.operation is layer for t in node.outputs}
+            for node in every:
+                if any(id(tensor) in outputs for tensor in node.input_tensors):
+                    found[node.operation] = None
+    return list(found)
+
+
+def _nodes(graph: Any) -> list[Any]:
+    """The calls of layers in a graph."""
+    by_depth = {} if graph is None else graph._nodes_by_depth
+    return [node for depth in by_depth.values() for node in depth]
+
+
 def _holders(model: keras.Model, layer: Layer) -> int:
     """How many graphs hold a layer; one that two hold is used in two ways."""
     graphs = {id(graph): graph for graph in [model, *all_paths(model).values()] if is_graph(graph)}
@@ -121,9 +140,7 @@ def _functional(graph: Any) -> Any:
 
 def _successor(graph: Any, layer: Layer) -> Layer | None:
     """The one layer that takes the one output of a layer that is called once, and nothing else."""
-    if graph is None:
-        return None
-    every = [node for depth in graph._nodes_by_depth.values() for node in depth]
+    every = _nodes(graph)
     nodes = [node for node in every if node.operation is layer]
     if len(nodes) != 1 or len(nodes[0].outputs) != 1:
         return None

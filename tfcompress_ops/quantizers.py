@@ -127,8 +127,9 @@ class _Sign(Quantizer):
 
     def levels(self, x: Any, axis: Sequence[int]) -> tuple[Any, Any]:
         """sign(x), and mean |x| with `scale=True`."""
-        scale = tf.reduce_mean(tf.abs(x), axis, keepdims=True) if self.scale else None
-        return _straight_through(_sign(x), x, self.gradient), scale
+        return _straight_through(_sign(x), x, self.gradient), (
+            _mean_magnitude(x, axis) if self.scale else None
+        )
 
     @abc.abstractmethod
     def gradient(self, x: Any) -> Any:
@@ -392,6 +393,17 @@ def check_clip_value(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise ValueError(f"`clip_value` must be a positive number; received {value!r}.")
     return float(value)
+
+
+def _mean_magnitude(x: Any, axis: Sequence[int]) -> Any:
+    """The mean of |x|, exact where all magnitudes are one, as those of a quantised kernel are."""
+    magnitude = tf.abs(x)
+    mean = tf.reduce_mean(magnitude, axis, keepdims=True)
+    rest = tf.stop_gradient(magnitude)
+    most = tf.reduce_max(rest, axis, keepdims=True)
+    same = tf.reduce_min(rest, axis, keepdims=True) == most
+    # The difference of numbers this close is exact; the gradient is that of the mean.
+    return mean + tf.where(same, most - tf.stop_gradient(mean), tf.zeros((), x.dtype))
 
 
 def _sign(x: Any) -> Any:

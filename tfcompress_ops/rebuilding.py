@@ -5,7 +5,7 @@ import copy
 import types
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -60,8 +60,8 @@ def rebuild(model: keras.Model, replace: Replace) -> keras.Model:
         warnings.filterwarnings("ignore", message="Model doesn't support `jit_compile=True`")
         rebuilder = _Rebuilder(replace)
         new_model = rebuilder.clone(model)
-        if not is_graph(model) and model.compiled:
-            new_model.compile_from_config(model.get_compile_config())
+        if not is_graph(model):
+            _compile_like(model, new_model)
     rebuilder.copy_variables()
     _copy_trainable(model, new_model)
     return new_model
@@ -112,10 +112,12 @@ class _Rebuilder:
             return self._copies[layer]
         if is_graph(layer):
             inside, self._inside = self._inside, 0
-            new = keras.models.clone_model(
-                layer, clone_function=self.clone, input_tensors=_inputs_like(layer)
-            )
+            with _not_compiled(layer):
+                new = keras.models.clone_model(
+                    layer, clone_function=self.clone, input_tensors=_inputs_like(layer)
+                )
             self._inside = inside
+            _compile_like(layer, new)
         else:
             new = self._replace(layer) if isinstance(layer, Layer) else None
             if new is None and (self._inside or is_container(layer)):
@@ -254,6 +256,41 @@ def copy_variables(old: Layer, new: Layer) -> None:
         )
     for source, target in zip(old.variables, new.variables, strict=True):
         target.assign(source)
+
+
+@contextlib.contextmanager
+def _not_compiled(model: keras.Model) -> Iterator[None]:
+    """While it is open, Keras copies a model without what it is compiled with."""
+    compiled = model.compiled
+    vars(model)["compiled"] = False
+    try:
+        yield
+    finally:
+        vars(model)["compiled"] = compiled
+
+
+def _compile_like(model: keras.Model, new: keras.Model) -> None:
+    """Compiles a copy of a model as the model is.
+
+    What has a state, the optimizer and metrics, is made anew; losses and functions are shared,
+    since Keras can serialise none that is a lambda or not registered.
+    """
+    if not model.compiled:
+        return
+    if type(model).compile is not keras.Model.compile:
+        new.compile_from_config(model.get_compile_config())
+        return
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, keras.optimizers.Optimizer | keras.metrics.Metric):
+            serialized = keras.saving.serialize_keras_object(value)
+            return keras.saving.deserialize_keras_object(serialized, safe_mode=False)
+        return value
+
+    config = model._compile_config.config
+    new.compile(**{name: keras.tree.map_structure(copied, part) for name, part in config.items()})
+    if new.built and new.optimizer is not None:
+        new.optimizer.build(new.trainable_variables)
 
 
 def _compile_objects(model: keras.Model) -> dict[str, Any]:

@@ -260,9 +260,8 @@ def _kept(path: str, before: Any, after: Any, reasons: Reasons) -> Change:
         format=after.format.label if compressed else str(_variables(before)[0].dtype),
         bytes_before=_nbytes(_variables(before)),
         bytes_after=_nbytes(_variables(after)),
-        note=""
-        if compressed
-        else note_of(after) or reasons.against(before) or "no format was chosen for it",
+        note=note_of(after)
+        or ("" if compressed else reasons.against(before) or "no format was chosen for it"),
     )
 
 

@@ -13,7 +13,14 @@ from keras.layers import Layer
 
 from tfcompress_ops import formats as formats_lib
 from tfcompress_ops.break_even import multiplications
-from tfcompress_ops.compression import Reasons, assemble, batches, calibrate, watching
+from tfcompress_ops.compression import (
+    Reasons,
+    assemble,
+    batches,
+    calibrate,
+    nothing_to_compress,
+    watching,
+)
 from tfcompress_ops.formats.format import Format
 from tfcompress_ops.latency import layer_latencies_us, median_call_us
 from tfcompress_ops.layers.layer import CompressedLayer, replacement
@@ -111,6 +118,7 @@ def auto(
     objective: str = "latency",
     batch_size: int = 32,
     candidates: Sequence[Any] | None = None,
+    pack_signs: bool = True,
 ) -> keras.Model:
     """Finds the formats; see `tfc.compress`, which calls this for `formats="auto"`.
 
@@ -123,13 +131,15 @@ def auto(
         objective: `"latency"` or `"size"`.
         batch_size: Rows of the batch that is to be fast.
         candidates: Formats to try, or their names; `None`: all variants of all formats.
+        pack_signs: See `tfc.compress`.
 
     Returns:
         A new model, never slower than `model`; it may be a copy of it.
 
     Raises:
         TypeError: If `data` or `metric` is no such thing.
-        ValueError: If an option is out of range, or `data` is missing or empty.
+        ValueError: If an option is out of range, `data` is missing or empty, no layer can be
+            compressed, or formats gain but each costs more than `max_drop`.
     """
     if objective not in OBJECTIVES:
         raise ValueError(f"`objective` must be one of {OBJECTIVES}; received {objective!r}.")
@@ -148,10 +158,16 @@ def auto(
     paths = {layer: path for path, layer in reversed(layer_paths(plain).items())}
     reasons = Reasons(plain)
     layers = [layer for layer in paths if reasons.against(layer) is None]
+    if not layers:
+        raise nothing_to_compress(
+            model, {path: str(reasons.against(layer)) for path, layer in layer_paths(plain).items()}
+        )
     bench = _Bench(plain, examples, metric, batch_size)
     found = _trials(bench, layers, paths, candidates, objective)
     plan = _plan(bench, found, max_drop)
-    result = _verified(model, plain, absorbed, bench, plan, max_drop)
+    if not plan:
+        _check_budget(bench, found, max_drop)
+    result = _verified(model, plain, absorbed, bench, plan, max_drop, pack_signs)
     new_model, chosen, after, before_us, after_us = result
     report = Search(
         objective=objective,
@@ -313,6 +329,25 @@ def _plan(bench: _Bench, found: Mapping[Layer, list[_Option]], max_drop: float) 
     return plan
 
 
+def _check_budget(bench: _Bench, found: Mapping[Layer, list[_Option]], max_drop: float) -> None:
+    """Says no where formats gain and the budget has room for none of them."""
+    drops = {
+        option.trial.drop: option.trial
+        for options in found.values()
+        for option in options
+        if option.trial.drop is not None
+    }
+    if not drops:  # nothing gains: the model is as good as it gets
+        return
+    least = min(drops)
+    raise ValueError(
+        f"`max_drop` must leave room for a format on one layer at least; received {max_drop}, and "
+        f"the least that one costs is {least:.4g} of the metric, which is {bench.baseline:.4g} "
+        f"({drops[least].format.label} on layer {drops[least].path!r}). Allow that much, or try "
+        "more exact `candidates`."
+    )
+
+
 def _step_back(plan: _Plan, ladders: Mapping[Layer, list[_Option]]) -> None:
     """Gives up what costs most of the metric, or of the output, for what it gains."""
 
@@ -338,12 +373,15 @@ def _verified(
     bench: _Bench,
     plan: _Plan,
     max_drop: float,
+    pack_signs: bool,
 ) -> tuple[keras.Model, _Plan, float, float, float]:
     """Builds the plan and times it against the original; gives up half of it until it is faster."""
     while True:
         copies = {layer: _copy(option.layer) for layer, option in plan.items()}
         new_model = (
-            assemble(plain, copies, absorbed) if plan else rebuild(model, lambda layer: None)
+            assemble(plain, copies, absorbed, pack_signs)
+            if plan
+            else rebuild(model, lambda layer: None)
         )
         before_us, after_us = median_call_us(
             functools.partial(model, bench.batch, training=False),

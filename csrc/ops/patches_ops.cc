@@ -5,6 +5,7 @@
 // for window first + r = (b * out_h + oh) * out_w + ow; zero where that lies outside of x. A caller makes a block of rows at a time.
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -121,6 +122,11 @@ void ForEachRun(const Windows& v, int64_t index, const Run& run, const Zero& zer
 }
 
 absl::Status CheckRows(const Windows& windows, int64_t first, int64_t rows) {
+  // Kernel sizes are at most 2^20 each, so that only their product with the channels can overflow.
+  if (windows.channels > std::numeric_limits<int64_t>::max() / (windows.h.kernel * windows.w.kernel)) {
+    return absl::InvalidArgumentError(absl::StrCat("Tfcompress>Patches: windows of ", windows.h.kernel, " x ", windows.w.kernel, " x ",
+                                                   windows.channels, " elements are too large"));
+  }
   if (first < 0 || rows < 0 || first > windows.count() - rows) {
     return absl::InvalidArgumentError(absl::StrCat("Tfcompress>Patches: first and rows must lie within the ", windows.count(),
                                                    " windows; received first = ", first, ", rows = ", rows));
@@ -231,7 +237,8 @@ REGISTER_OP("Tfcompress>Patches")
       TF_RETURN_IF_ERROR(c->GetAttr("kernel_size", &kernel));
       if (kernel.size() != 2) return absl::InvalidArgumentError("kernel_size must be two integers");
       DimensionHandle row, rows;
-      TF_RETURN_IF_ERROR(c->Multiply(c->Dim(x, 3), kernel[0] * kernel[1], &row));
+      TF_RETURN_IF_ERROR(c->Multiply(c->Dim(x, 3), kernel[0], &row));
+      TF_RETURN_IF_ERROR(c->Multiply(row, kernel[1], &row));
       TF_RETURN_IF_ERROR(c->MakeDimForScalarInput(2, &rows));
       c->set_output(0, c->Matrix(rows, row));
       return absl::OkStatus();

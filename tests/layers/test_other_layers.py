@@ -1,5 +1,7 @@
 """EinsumDense, convolutions, embeddings, recurrent cells and separable convolutions."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -270,6 +272,58 @@ def test_layers_in_layers(name, tmp_path):
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(exact(tf.constant(x), training=False))
     assert None not in tape.gradient(loss, exact.trainable_variables)
+
+
+def products_in_loops(function, name="Tfcompress>Int8MatMul"):
+    library = function.graph.as_graph_def().library.function
+    return sum(node.op == name for part in library for node in part.node_def)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "loops"),
+    [
+        ("LSTM", {"return_state": True}, 1),
+        ("GRU", {"go_backwards": True, "return_sequences": True}, 1),
+        ("SimpleRNN", {"dropout": 0.3}, 1),
+        ("Bidirectional", {}, 2),
+    ],
+)
+def test_inputs_are_multiplied_before_the_loop(name, options, loops, tmp_path):
+    if name == "Bidirectional":
+        layer = K.Bidirectional(K.LSTM(6))
+    else:
+        layer = getattr(K, name)(6, bias_initializer="normal", **options)
+    inputs = keras.Input((9, 5))
+    model = keras.Model(inputs, layer(inputs))
+    small = tfc.compress(model, "int8", batch_size=None)
+    small.save(tmp_path / "small.keras")
+    x = normal(3, 9, 5)
+    for one in (small, keras.saving.load_model(tmp_path / "small.keras")):
+        function = tf.function(functools.partial(one, training=False))
+        concrete = function.get_concrete_function(tf.TensorSpec((3, 9, 5)))
+        assert products_in_loops(concrete) == loops  # the recurrent ones
+        for y, expected in zip(
+            keras.tree.flatten(one(x)), keras.tree.flatten(model(x)), strict=True
+        ):
+            assert relative_error(y, expected) < 0.1
+    # Dropout is that of each step, as Keras has it.
+    trained = tf.function(functools.partial(small, training=True))
+    concrete = trained.get_concrete_function(tf.TensorSpec((3, 9, 5)))
+    assert products_in_loops(concrete) == (2 if "dropout" in options else loops)
+    plain = tfc.decompress(small)
+    assert relative_error(keras.tree.flatten(plain(x))[0], keras.tree.flatten(small(x))[0]) < 0.1
+
+
+@pytest.mark.parametrize("options", [{"unroll": True}, {"stateful": True}], ids=str)
+def test_loops_of_every_kind(options):
+    shape = (3, 9, 5)
+    layer = K.GRU(6, return_sequences=True, **options)
+    model = keras.Sequential([keras.Input(batch_shape=shape), K.Masking(), layer])
+    exact = tfc.compress(model, "sparse", batch_size=None)
+    x = normal(*shape)
+    x[1, 4:] = 0
+    for _ in range(2):  # a stateful one goes on where it was
+        assert relative_error(exact(x), model(x)) < 1e-5
 
 
 def test_parts_of_a_layer(tmp_path):

@@ -227,3 +227,53 @@ def test_groups():
     outputs = grouped(CONV_X)
     plain.kernel.assign(grouped.kernel)
     np.testing.assert_allclose(outputs, plain(CONV_X), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("scale_inputs", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "layer"),
+    [
+        ((70,), keras.layers.Dense(33, "relu", bias_initializer="ones")),
+        ((7, 6, 3), keras.layers.Conv2D(5, 3, 2, padding="same", bias_initializer="ones")),
+    ],
+    ids=["dense", "convolution"],
+)
+def test_decompressed_layers_take_signs_too(shape, layer, scale_inputs, center):
+    """Where a plain layer would multiply what the packed one takes the signs of."""
+    model = keras.Sequential([keras.Input(shape), type(layer).from_config(layer.get_config())])
+    format_ = tfc.Binary("binary", scale_inputs=scale_inputs, center=center)
+    small = tfc.compress(model, format_, batch_size=None)
+    plain = tfc.decompress(small)
+    assert type(plain.layers[0]) in (QuantDense, QuantConv2D)
+    x = RNG.normal(size=(5, *shape)).astype(np.float32)
+    expected = small(x).numpy()
+    np.testing.assert_allclose(plain(x), expected, rtol=1e-4, atol=1e-4)
+    if not center:  # no quantiser has it
+        again = tfc.compress(plain)
+        assert again.layers[0].format == format_
+        np.testing.assert_array_equal(again(x), expected)
+
+
+def test_decompressed_layers_that_cannot_take_signs_warn():
+    model = keras.Sequential([keras.Input((8, 3)), keras.layers.Conv1D(4, 3, name="conv")])
+    small = tfc.compress(model, tfc.Binary("binary"), batch_size=None)
+    with pytest.warns(UserWarning, match="Layer 'conv' becomes a Conv1D, which multiplies"):
+        plain = tfc.decompress(small)
+    assert type(plain.layers[0]) is keras.layers.Conv1D
+
+
+def test_decompressed_cells_of_signs_stay_split():
+    model = keras.Sequential([keras.Input((6, 5)), keras.layers.LSTM(4)])
+    small = tfc.compress(model, tfc.Binary("binary"), batch_size=None)
+    x = RNG.normal(size=(3, 6, 5)).astype(np.float32)
+    np.testing.assert_allclose(tfc.decompress(small)(x), small(x), rtol=1e-4, atol=1e-5)
+    whole = tfc.decompress(tfc.compress(model, tfc.Int8(), batch_size=None))
+    assert type(whole.layers[0].cell) is keras.layers.LSTMCell
+
+
+def test_scale_of_one_magnitude_is_exact():
+    """So that what was quantised once is not changed by being quantised again."""
+    alpha = RNG.uniform(0.1, 1, 40).astype(np.float32)
+    w = np.where(RNG.normal(size=(1001, 40)) < 0, -alpha, alpha)
+    np.testing.assert_array_equal(tfc.quantizers.SteSign(scale=True)(w), w)

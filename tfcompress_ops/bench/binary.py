@@ -8,6 +8,7 @@ from tfcompress_ops.bench.cases import Arithmetic
 from tfcompress_ops.bench.chains import Array, Problem
 from tfcompress_ops.bench.format_case import FormatCase
 from tfcompress_ops.bench.int8 import INT8
+from tfcompress_ops.bench.larq import LarqComputeEngine
 from tfcompress_ops.bench.peers import LiteRT
 from tfcompress_ops.bench.suites import Suite, register_suite
 from tfcompress_ops.formats import Binary, Ternary
@@ -46,19 +47,21 @@ class _LevelsCase(FormatCase):
         return x @ self.weights(layer.kernel) + layer.bias
 
 
+_SIGNS = _LevelsCase(Binary("binary"))
+
 BINARY = register_suite(
     Suite(
         name="binary",
         summary="binary and ternary weights against float32 and int8.",
         option="--weights",
         variants={
-            "w1a1": _LevelsCase(Binary("binary")),
+            "w1a1": _SIGNS,
             "w1a8": _LevelsCase(Binary("int8")),
             "w1a32": _LevelsCase(Binary("float")),
             "ternary-a8": _LevelsCase(Ternary("int8")),
             "ternary-a32": _LevelsCase(Ternary("float")),
         },
-        peers=(_DENSE_INT8, LiteRT()),
+        peers=(_DENSE_INT8, LiteRT(), LarqComputeEngine(_SIGNS)),
         reference=_DENSE_INT8.name,
     )
 )

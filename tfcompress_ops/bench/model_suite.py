@@ -29,6 +29,7 @@ class ModelSettings:
         threads: Threads of TensorFlow.
         seconds: Time that each form is run for.
         search: Whether `"auto"` is measured too.
+        profile: Whether the ops of each form are timed too.
     """
 
     models: Sequence[str] = tuple(MODELS)
@@ -39,6 +40,7 @@ class ModelSettings:
     threads: int = 1
     seconds: float = 3.0
     search: bool = False
+    profile: bool = False
 
     def __post_init__(self) -> None:
         for option, chosen, known in (
@@ -99,7 +101,9 @@ def run_models(settings: ModelSettings, on_step: Callable[[str], None] | None = 
     for name, batch in settings.points():
         tell(f"{name}, batch {batch}")
         model = settings.build(name)
-        rows = measure(model, batch, settings.forms, settings.seconds, settings.search)
+        rows = measure(
+            model, batch, settings.forms, settings.seconds, settings.search, settings.profile
+        )
         measurements += [
             Measurement(
                 subject=settings.subject(name, model),
@@ -115,6 +119,7 @@ def run_models(settings: ModelSettings, on_step: Callable[[str], None] | None = 
                 # The call is part of what a model costs.
                 call_overhead_us=0.0,
                 error=row["error"],
+                profile_us=row["profile_us"],
             )
             for row in rows
         ]

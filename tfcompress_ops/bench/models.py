@@ -2,6 +2,7 @@
 
 For each model and batch size: microseconds of a call through `tf.function`, with XLA, and of the
 compressed model in each form; bytes of the weights; and the largest relative error of the outputs.
+With `--profile`, the ops that the time goes to as well.
 Weights are random, and pruned without training: the error of a sparse model is against the plain
 model with the same zeros, so that it is the error of the arithmetic.
 """
@@ -15,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 import tfcompress_ops as tfc
+from tfcompress_ops.bench.op_profile import op_times_us
 from tfcompress_ops.bench.timing import interleave
 
 ROUNDS = 7
@@ -114,7 +116,12 @@ MODELS: dict[str, tuple[Callable[..., keras.Model], Sequence[int]]] = {
 
 
 def measure(
-    model: keras.Model, batch: int, forms: Sequence[str], seconds: float, search: bool
+    model: keras.Model,
+    batch: int,
+    forms: Sequence[str],
+    seconds: float,
+    search: bool,
+    profile: bool = False,
 ) -> list[dict[str, Any]]:
     """Times a model and its compressed forms against each other.
 
@@ -124,9 +131,11 @@ def measure(
         forms: Out of `FORMS`.
         seconds: Time that each form is run for.
         search: Whether `"auto"` is measured too.
+        profile: Whether the ops of each form are timed too.
 
     Returns:
-        A row for each form: its name, timing, bytes and relative error.
+        A row for each form: its name, timing, bytes, relative error, and the microseconds of its
+        ops by type, of which there are none without `profile`.
     """
     x = example(model, batch)
     rows: dict[str, dict[str, Any]] = {}
@@ -159,4 +168,5 @@ def measure(
     timings = interleave(calls, rounds=ROUNDS, burst_seconds=seconds / ROUNDS)
     for name, timing in timings.items():
         rows[name]["timing"] = timing
+        rows[name]["profile_us"] = op_times_us(calls[name]) if profile else {}
     return list(rows.values())

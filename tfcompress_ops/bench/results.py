@@ -39,6 +39,7 @@ class Measurement:
         activation_bytes: Bytes of the inputs and outputs of one layer.
         density: Share of the weights that are multiplied, 0 to 1; below 1 where zeros are not.
         error: Largest error of an output, relative to the largest output, where it was measured.
+        profile_us: Microseconds of a call by types of its ops, where they were measured.
     """
 
     subject: str
@@ -56,6 +57,7 @@ class Measurement:
     activation_bytes: int = 0
     density: float = 1.0
     error: float | None = None
+    profile_us: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def point(self) -> Point:

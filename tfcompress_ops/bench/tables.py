@@ -16,6 +16,8 @@ _T = TypeVar("_T")
 
 # A call's own share of the measured time that is worth a note.
 _NOTED_OVERHEAD = 0.05
+# Ops of a profile.
+_SHOWN_OPS = 6
 # A share of the peak that measurement errors do not explain.
 _NOTED_SHARE = 1.05
 
@@ -117,6 +119,27 @@ def detail_grids(results: Results) -> Iterator[Grid]:
             grid = _details(results, state, mode)
             if grid.rows:
                 yield grid
+    profile = _profile(results)
+    if profile.rows:
+        yield profile
+
+
+def _profile(results: Results) -> Grid:
+    """Where the time of each case goes, by types of ops."""
+    grid = Grid("Share of the time of all ops", ["model", "batch", "case", "ops"], left={2, 3})
+    seen: set[tuple[str, int]] = set()
+    for m in results.measurements:
+        if not m.profile_us:
+            continue
+        total = sum(m.profile_us.values())
+        longest = sorted(m.profile_us.items(), key=lambda item: -item[1])[:_SHOWN_OPS]
+        first = (m.subject, m.batch) not in seen
+        seen.add((m.subject, m.batch))
+        if first:
+            grid.begin_section()
+        shares = ", ".join(f"{op} {us / total:.0%}" for op, us in longest)
+        grid.add(*((m.subject, str(m.batch)) if first else ("", "")), m.case, shares)
+    return grid
 
 
 def break_even_grids(curves: Sequence[Curve]) -> Iterator[Grid]:

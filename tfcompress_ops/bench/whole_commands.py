@@ -102,6 +102,9 @@ def models(
     auto: Annotated[
         bool, typer.Option("--auto", help="Search for a plan too; takes minutes.")
     ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Tell which ops the time goes to.")
+    ] = False,
     threads: options.Threads = None,
     isa: options.Isa = None,
     json_file: options.JsonFile = None,
@@ -111,7 +114,7 @@ def models(
     """Whole models against tf.function and XLA."""
     options.run_again_with(isa)
     with options.explained():
-        settings = ModelSettings(layers=depth, seconds=seconds, search=auto)
+        settings = ModelSettings(layers=depth, seconds=seconds, search=auto, profile=profile)
         if quick:
             settings = settings.quick()
         if names is not None:
@@ -136,6 +139,7 @@ def models(
         "--depth": str(depth),
         "--seconds": str(seconds),
         "--auto": auto,
+        "--profile": profile,
         "--quick": quick,
     }
     _run_and_write(model_suite.SUITE, run, given, threads, options.Output(json_file, html))

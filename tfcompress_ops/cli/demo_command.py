@@ -131,6 +131,13 @@ def _print(results: Results, page: Path) -> None:
     )
     if results.methods is not None:
         _print_methods(results.methods)
+    seeds = console.table("Accuracy", *(f"Seed {seed}" for seed in results.seeds.seeds), "Mean")
+    for row in results.seeds.rows:
+        seeds.add_row(row.label, *map(percentage, row.accuracies), percentage(row.mean))
+    console.out.print(seeds)
+    console.out.print(
+        f"Of {results.seeds.hidden}-wide classifiers, each trained for its weights.", style="dim"
+    )
     console.out.print(f"Open [bold]{page}[/]; beside it: {', '.join(results.files)}.")
 
 

@@ -147,6 +147,39 @@ class Training:
 
 
 @dataclasses.dataclass(frozen=True)
+class SeedAccuracy:
+    """Accuracies of one kind of classifier, trained once for each of several seeds.
+
+    Attributes:
+        label: what it is called.
+        accuracies: share of the test digits that it gets right, 0 to 1, for each seed.
+    """
+
+    label: str
+    accuracies: list[float]
+
+    @property
+    def mean(self) -> float:
+        """Mean over the seeds."""
+        return sum(self.accuracies) / len(self.accuracies)
+
+
+@dataclasses.dataclass(frozen=True)
+class Seeds:
+    """What weights of one bit cost, over several seeds.
+
+    Attributes:
+        hidden: width of both hidden layers of these classifiers.
+        seeds: the seeds.
+        rows: the accuracies, the float32 classifier's first.
+    """
+
+    hidden: int
+    seeds: list[int]
+    rows: list[SeedAccuracy]
+
+
+@dataclasses.dataclass(frozen=True)
 class Results:
     """Everything that the demonstration finds out.
 
@@ -159,6 +192,7 @@ class Results:
         training: how the classifier came to be.
         variants: the rows of the table, plain Keras float32 first.
         headline: what the page opens with.
+        seeds: accuracies of classifiers of one bit over several seeds.
         examples: test digits that the page shows.
         weights: the weights of one layer before and after.
         files: name of each file in the output directory to what it holds.
@@ -173,6 +207,7 @@ class Results:
     training: Training
     variants: list[VariantResult]
     headline: Headline
+    seeds: Seeds
     examples: list[Example]
     weights: WeightPlot
     files: dict[str, str]

@@ -232,7 +232,7 @@ class Binary(_Levels):
             `[..., in_features / 32]`, bit `k % 32` of word `k // 32` set for +1.
         packed_outputs: Whether, with `activations="binary"`, outputs are packed signs: those of
             the sums less `threshold`, which stands for what follows the product; `scale`, and a
-            layer's bias, are then not used. `tfc.pack_signs` sets both where one such layer feeds
+            layer's bias, are then not used. `tfc.compress` sets both where one such layer feeds
             another. A NaN does not get through.
 
     Packed arrays:
@@ -296,6 +296,11 @@ class Binary(_Levels):
     def rule(self) -> str:
         """Signs."""
         return "sign"
+
+    @property
+    def takes_signs(self) -> bool:
+        """True for `activations="binary"`."""
+        return self.activations == "binary"
 
     @property
     def has_mean(self) -> bool:

@@ -48,6 +48,11 @@ class Format(abc.ABC):
         return ()
 
     @property
+    def takes_signs(self) -> bool:
+        """Whether a layer's inputs count by their signs alone, so that a float product differs."""
+        return False
+
+    @property
     def packed_inputs(self) -> bool:
         """Whether a layer's inputs are packed signs, int32 `[..., in_features / 32]`."""
         return False

@@ -39,6 +39,9 @@ class CompositeLayer(abc.ABC):
     def give_weights(self, layer: Layer) -> None:
         """Gives a built Keras layer the weights; the inverse of `take_weights`."""
 
+    def held_by(self, holder: Layer) -> None:  # noqa: B027  (most have nothing to do)
+        """Called with each layer that holds this one, once it is in its place."""
+
     @classmethod
     def from_layer(cls, layer: Layer) -> Layer:
         """Splits a built layer of the class that this one replaces.

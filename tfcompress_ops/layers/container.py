@@ -1,6 +1,7 @@
 """Custom layers and subclassed models some of whose layers were replaced by others."""
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
@@ -81,9 +82,11 @@ def mark(layer: Layer) -> Layer:
     """
     plain = type(layer).original if isinstance(layer, Container) else type(layer)
     replaced = replaced_layers(layer)
-    for sub in replaced:
+    for sub, places in replaced.items():
         if isinstance(sub, CompositeLayer):
             mark(sub)
+            for *outer, _ in places:
+                sub.held_by(functools.reduce(_get, outer, layer))
     _set_class(layer, _container_class(plain) if replaced else plain)
     return layer
 

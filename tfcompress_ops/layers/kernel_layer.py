@@ -110,7 +110,9 @@ class KernelLayer(CompressedLayer):
     @classmethod
     def assign_matrix(cls, layer: keras.layers.Layer, matrix: npt.NDArray[Any]) -> None:
         """Gives a Keras layer other weights."""
-        kernel = cls.float_kernel(layer)
+        # A layer that is trained quantised has its float kernel behind the quantised one.
+        kernel = getattr(layer, "latent_kernel", None)
+        kernel = cls.float_kernel(layer) if kernel is None else kernel
         kernel.assign(cls.from_matrix(layer, matrix, tuple(kernel.shape)))
 
     def restore_weights(self, layer: keras.layers.Layer) -> None:

@@ -6,6 +6,7 @@ Adding a layer is one file beside this one: a class that derives from `Compresse
 
 import abc
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
@@ -13,7 +14,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from tfcompress_ops import formats
+from tfcompress_ops import formats, quantizers
 from tfcompress_ops.formats.format import (
     SIGNS_PER_WORD,
     Arrays,
@@ -24,6 +25,8 @@ from tfcompress_ops.formats.format import (
 )
 
 _REPLACEMENTS: dict[type[keras.layers.Layer], type["CompressedLayer"]] = {}
+# Compressed layers to the class of layers that are trained quantised for them.
+_TRAINED: dict[type["CompressedLayer"], type[keras.layers.Layer]] = {}
 _L = TypeVar("_L", bound=type["CompressedLayer"])
 # Packed arrays are attributes, not values of a dict: TensorFlow's checkpoints follow attributes.
 _ATTRIBUTE = "packed_{}"
@@ -215,9 +218,10 @@ class CompressedLayer(keras.layers.Layer, abc.ABC):  # type: ignore[misc]
         """The plain Keras layer with the weights that the packed arrays stand for.
 
         Returns:
-            A built layer of the class that this one replaces, of the same name.
+            A built layer of the same name: of the class that this one replaces, or, where inputs
+            count by their signs alone, of that which is trained so.
         """
-        layer = self.replaces(**self.arguments(self))
+        layer = self._plain_layer()
         config = self.get_build_config() or {}
         if self.format.packed_inputs:
             *before, words = config["input_shape"]
@@ -225,6 +229,28 @@ class CompressedLayer(keras.layers.Layer, abc.ABC):  # type: ignore[misc]
         layer.build_from_config(config)
         self.restore_weights(layer)
         return layer
+
+    def _plain_layer(self) -> keras.layers.Layer:
+        """A new layer that treats inputs as the format does, as far as there is one."""
+        arguments = self.arguments(self)
+        trained, found = _TRAINED.get(type(self)), quantizers.training(self.format)
+        if not self.format.takes_signs or found is None:
+            return self.replaces(**arguments)
+        if trained is None:
+            warnings.warn(
+                f"Layer {self.name!r} becomes a {self.replaces.__name__}, which multiplies its "
+                f"inputs, not their signs as {self.format} does: its outputs are others.",
+                stacklevel=3,
+            )
+            return self.replaces(**arguments)
+        kernel_quantizer, input_quantizer = found
+        weights = self.weight_matrix()
+        exact = np.array_equal(kernel_quantizer(weights), weights)
+        return trained(
+            kernel_quantizer=kernel_quantizer if exact else None,
+            input_quantizer=input_quantizer,
+            **arguments,
+        )
 
     def build(self, input_shape: Any) -> None:
         """Draws the weights from their initializer and packs them.
@@ -404,6 +430,7 @@ def packs_into(
 
     def register(trained: type[keras.layers.Layer]) -> type[keras.layers.Layer]:
         _REPLACEMENTS[trained] = cls
+        _TRAINED[cls] = trained
         return trained
 
     return register

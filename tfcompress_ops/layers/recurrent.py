@@ -2,12 +2,19 @@
 
 `keras.layers.LSTM`, `GRU` and `SimpleRNN` hold a cell each; `keras.layers.RNN`, `Bidirectional` and
 `StackedRNNCells` hold those. `tfc.compress` replaces the cell in them.
+
+A layer that holds such a cell multiplies its inputs by the input kernel before it loops over time:
+one product `[batch * time, in_features] @ [in_features, gates * units]` takes the place of one of
+`[batch, in_features]` a step. Only the recurrent product is left in the loop. The products of all
+steps are in memory at once.
 """
 
+import types
 from typing import Any
 
 import keras
 import numpy as np
+from keras.src import backend
 
 from tfcompress_ops.layers.composite import CompositeLayer, splits
 
@@ -18,6 +25,7 @@ class _Cell(CompositeLayer):
     __slots__ = ()  # mixed into a Keras class without a layout of its own
 
     gates: int
+    dropout: float
     input_projection: Any
     recurrent_projection: Any
 
@@ -89,14 +97,54 @@ class _Cell(CompositeLayer):
     def _given_bias(self) -> Any:
         return self.input_projection.bias
 
-    def _products(self, inputs: Any, state: Any, training: bool) -> tuple[Any, Any]:
-        """`inputs @ kernel + bias` and `state @ recurrent_kernel`, after dropout in training."""
+    def held_by(self, holder: keras.layers.Layer) -> None:
+        """Makes a `keras.layers.RNN` multiply all inputs before its loop."""
+        if isinstance(holder, keras.layers.RNN):
+            # What Keras calls; of the instance, since the class must stay what files name.
+            object.__setattr__(holder, "inner_loop", types.MethodType(_inner_loop, holder))
+
+    def call(self, inputs: Any, states: Any, training: bool = False) -> tuple[Any, Any]:
+        """One step; see the Keras layer of the same name."""
         this: Any = self
         if training and 0 < this.dropout < 1:
             inputs = inputs * _single(this.get_dropout_mask(inputs))
+        return self.step(self.input_projection(inputs), states, training)
+
+    def step(self, x: Any, states: Any, training: bool) -> tuple[Any, Any]:
+        """One step from `x = inputs @ kernel + bias`; outputs and states as `call` gives them."""
+        raise NotImplementedError
+
+    def _recur(self, state: Any, training: bool) -> Any:
+        """`state @ recurrent_kernel`, after dropout in training."""
+        this: Any = self
         if training and 0 < this.recurrent_dropout < 1:
             state = state * _single(this.get_recurrent_dropout_mask(state))
-        return self.input_projection(inputs), self.recurrent_projection(state)
+        return self.recurrent_projection(state)
+
+
+def _inner_loop(
+    self: Any, sequences: Any, initial_state: Any, mask: Any, training: bool = False
+) -> Any:
+    """`keras.layers.RNN.inner_loop` with the input kernel ahead of it."""
+    cell = self.cell
+    if not isinstance(cell, _Cell) or (training and 0 < cell.dropout < 1):
+        return type(self).inner_loop(self, sequences, initial_state, mask, training)
+
+    def step(x: Any, states: Any) -> tuple[Any, Any]:
+        output, new_states = cell.step(x, states, training)
+        return output, new_states if keras.tree.is_nested(new_states) else [new_states]
+
+    return backend.rnn(
+        step,
+        cell.input_projection(sequences),
+        initial_state if keras.tree.is_nested(initial_state) else [initial_state],
+        go_backwards=self.go_backwards,
+        mask=mask[0] if isinstance(mask, list | tuple) else mask,
+        unroll=self.unroll,
+        input_length=sequences.shape[1],
+        zero_output_for_mask=self.zero_output_for_mask,
+        return_all_outputs=self.return_sequences,
+    )
 
 
 def _single(mask: Any) -> Any:
@@ -118,10 +166,9 @@ class LSTMCell(_Cell, keras.layers.LSTMCell):  # type: ignore[misc]
             bias[self.units : 2 * self.units] = 1
             self.input_projection.bias.assign(bias)
 
-    def call(self, inputs: Any, states: Any, training: bool = False) -> tuple[Any, list[Any]]:
-        """One step; see `keras.layers.LSTMCell`."""
-        x, h = self._products(inputs, states[0], training)
-        z = keras.ops.split(x + h, 4, axis=1)
+    def step(self, x: Any, states: Any, training: bool) -> tuple[Any, Any]:
+        """One step from `x`."""
+        z = keras.ops.split(x + self._recur(states[0], training), 4, axis=1)
         c, o = self._compute_carry_and_output_fused(z, states[1])
         h = o * self.activation(c)
         return h, [h, c]
@@ -151,11 +198,11 @@ class GRUCell(_Cell, keras.layers.GRUCell):  # type: ignore[misc]
         projections = (self.input_projection, self.recurrent_projection)
         return np.stack([projection.bias.numpy() for projection in projections])
 
-    def call(self, inputs: Any, states: Any, training: bool = False) -> tuple[Any, Any]:
-        """One step; see `keras.layers.GRUCell`."""
+    def step(self, x: Any, states: Any, training: bool) -> tuple[Any, Any]:
+        """One step from `x`."""
         nested = isinstance(states, list | tuple)
         h = states[0] if nested else states
-        x, inner = self._products(inputs, h, training)
+        inner = self._recur(h, training)
         x_z, x_r, x_h = keras.ops.split(x, 3, axis=-1)
         inner_z, inner_r, inner_h = keras.ops.split(inner, 3, axis=-1)
         z = self.recurrent_activation(x_z + inner_z)
@@ -170,9 +217,9 @@ class SimpleRNNCell(_Cell, keras.layers.SimpleRNNCell):  # type: ignore[misc]
 
     gates = 1
 
-    def call(self, sequence: Any, states: Any, training: bool = False) -> tuple[Any, Any]:
-        """One step; see `keras.layers.SimpleRNNCell`."""
+    def step(self, x: Any, states: Any, training: bool) -> tuple[Any, Any]:
+        """One step from `x`."""
         nested = isinstance(states, list | tuple)
-        x, h = self._products(sequence, states[0] if nested else states, training)
+        h = self._recur(states[0] if nested else states, training)
         output = x + h if self.activation is None else self.activation(x + h)
         return output, [output] if nested else output
