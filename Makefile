@@ -2,7 +2,7 @@
 PYTHON ?= python
 BUILD ?= build/dev
 
-.PHONY: build test lint format
+.PHONY: build test wheel lint format
 
 build: ## in-place developer build: libraries go into tfcompress_ops/; seconds when one kernel file changes
 	@test -f $(BUILD)/build.ninja || cmake -S . -B $(BUILD) -G Ninja -DTFCOMPRESS_IN_PLACE=ON -DPython_EXECUTABLE=$$($(PYTHON) -c 'import sys; print(sys.executable)') -Dpybind11_DIR=$$($(PYTHON) -m pybind11 --cmakedir)
@@ -10,6 +10,13 @@ build: ## in-place developer build: libraries go into tfcompress_ops/; seconds w
 
 test: build ## all Python tests
 	$(PYTHON) -m pytest
+
+wheel: ## dist/: the sdist, and a wheel made from it that any Linux of its manylinux tag takes; TFCOMPRESS_CUDA=ON for one with GPU kernels
+	rm -rf build/wheel
+	$(PYTHON) -m build --outdir build/wheel
+	mkdir -p dist && cp build/wheel/*.tar.gz dist
+	$(PYTHON) -m auditwheel repair --exclude 'libtensorflow*' --wheel-dir dist build/wheel/*.whl
+	$(PYTHON) tests/smoke/check_file.py dist/*.whl
 
 lint: ## what CI checks
 	$(PYTHON) -m ruff check .

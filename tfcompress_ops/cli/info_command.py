@@ -56,9 +56,9 @@ def _software(found: dict[str, Any]) -> dict[str, str]:
     tensorflow, keras = (versions[name] or "not installed" for name in ("tensorflow", "keras"))
     intra_op, inter_op = (threads[key] or "?" for key in ("intra_op", "inter_op"))
     return {
-        "tfcompress_ops": f"{versions['tfcompress_ops']}, {build['type']} build by "
-        f"{build['compiler']}",
-        "TensorFlow": f"{tensorflow}, built for {build['tensorflow']}",
+        "tfcompress_ops": f"{build['version'] or versions['tfcompress_ops']}, {build['type']} build "
+        f"by {build['compiler']}",
+        "TensorFlow": f"{tensorflow}; this build is for {_minor(build['tensorflow'])}",
         "Keras": keras,
         "Python": f"{versions['python']}, NumPy {versions['numpy']}",
         "Op library": build["op_library"] or "not built",
@@ -66,6 +66,11 @@ def _software(found: dict[str, Any]) -> dict[str, str]:
         "Threads": f"{intra_op} within an op, {inter_op} between ops; "
         f"{threads['available_cpus']} CPUs available",
     }
+
+
+def _minor(version: str | None) -> str:
+    """Major and minor of a version: 2.21 of 2.21.0."""
+    return "none" if version is None else ".".join(version.split(".")[:2])
 
 
 def _hardware(found: dict[str, Any]) -> dict[str, str]:
