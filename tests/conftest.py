@@ -16,6 +16,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 hypothesis.settings.register_profile("tfcompress", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("tfcompress")
 
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Names objects that print their address by their class: every process must name a test alike."""
+    return type(val).__name__ if " object at 0x" in repr(val) else None
+
+
 RunPython = Callable[..., subprocess.CompletedProcess[str]]
 
 
