@@ -42,7 +42,14 @@ def compress(
     ],
     options: dict[str, Any],
     format_name: Annotated[
-        str, typer.Option("--format", "-f", help=f"One of: {', '.join(formats.names())}.")
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="NAME",
+            help=f"One of: {', '.join(formats.names())}.",
+            autocompletion=formats.names,
+        ),
     ] = "int8",
     layers: Annotated[
         list[str] | None,
@@ -76,7 +83,13 @@ def compress(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Compress a model file and report, layer by layer, what that did."""
+    """Compress a model file and report, layer by layer, what that did.
+
+    int8 needs nothing but the model. sparse is for models that were pruned while they were trained
+    (tfc.prune in Python), or prunes by --sparsity or --pattern; binary and ternary are for models
+    that were trained for them. The file that is written is loaded by keras.saving.load_model, once
+    tfcompress_ops is imported.
+    """
     model_files.check_output(output, force=force)
     chosen = format_options.make_format(format_name, options)
     original = model_files.load(model, imports or ())

@@ -34,7 +34,11 @@ def inspect(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show each layer of a model file: kind, shape, format, bytes, ranges of its scales."""
+    """Show each layer of a model file: kind, shape, format, bytes, ranges of its scales.
+
+    Works on any .keras file. Of a model that is not compressed yet, the last column says which
+    layers can be.
+    """
     loaded = model_files.load(model, imports or ())
     found = {
         "file": str(model),
