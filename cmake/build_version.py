@@ -1,6 +1,6 @@
 """The version of a wheel: that of tfcompress_ops/_version.py, with `+cu128` for GPU kernels.
 
-128 stands for CUDA 12.8. scikit-build-core asks for it (`[tool.scikit-build.metadata]` in pyproject.toml).
+128 stands for CUDA 12.8. scikit-build-core asks for it: `[tool.scikit-build]` in pyproject.toml.
 """
 
 from __future__ import annotations
