@@ -47,7 +47,7 @@ def run(*arguments):
 def run_process(*arguments, **environ):
     """Runs `tfcompress` as a user does."""
     return subprocess.run(
-        [sys.executable, "-m", "tfcompress_ops.cli", *map(str, arguments)],
+        [sys.executable, "-m", "tfcompress_command", *map(str, arguments)],
         capture_output=True,
         text=True,
         # Not in the source tree, which Python would take the package from.
@@ -570,7 +570,7 @@ class TestFormatOptions:
             *("scale_inputs", "threshold"),
         }
         option = parameters["sparsity"].annotation.__metadata__[0]
-        assert option.help == "Fraction of zeros, 0 <= s < 1. (later: default None)"
+        assert option.help == "Fraction of zeros, 0 <= s < 1. (later: default none)"
         values = dict.fromkeys(parameters)
         command(**{**values, "center": False, "force": True, "block": "2x2"})
         assert seen == {"center": False, "force": True, "block": "2x2"}

@@ -36,7 +36,7 @@ _SHOWN_REASONS = 3
 @format_options.with_format_options
 @console.command
 def compress(
-    model: Annotated[Path, typer.Argument(help="The model to compress.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL.keras", help="The model to compress.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="OUT.keras", help="Where it is written.")
     ],
@@ -148,7 +148,10 @@ def _read_inputs(path: Path, model: keras.Model) -> Any:
         raise CommandError(f"{path} does not exist.")
     try:
         loaded = np.load(path, allow_pickle=False)
-        arrays = {name: loaded[name] for name in loaded.files} if hasattr(loaded, "files") else None
+        arrays = None
+        if not isinstance(loaded, np.ndarray):
+            with loaded:
+                arrays = {name: loaded[name] for name in loaded.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise CommandError(f"{path} is not a .npy or .npz file of numbers.") from error
     data = loaded if arrays is None else _by_input(path, arrays, model)

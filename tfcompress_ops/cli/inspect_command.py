@@ -25,7 +25,7 @@ app = typer.Typer(
 @app.command(epilog="Example:\n\ntfcompress inspect small.keras --json")
 @console.command
 def inspect(
-    model: Annotated[Path, typer.Argument(help="The model to look into.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL.keras", help="The model to look into.")],
     imports: Annotated[
         list[str] | None,
         typer.Option(
