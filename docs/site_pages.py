@@ -37,6 +37,18 @@ FAMILIES = {
 }
 
 
+def on_config(config: Any) -> Any:
+    """Fills in the navigation: every page of docs/, and every page of the reference."""
+    found = {
+        "Guides": sorted(path.name for path in (ROOT / "docs").glob("*.md")),
+        "Reference": [name for name, _ in _reference()],
+    }
+    for section in config["nav"]:
+        for title in found.keys() & section.keys():
+            section[title] = found[title]
+    return config
+
+
 def on_files(files: Any, config: Any) -> Any:
     """Adds the pages of the root, and those made from the code."""
     from mkdocs.structure.files import File
