@@ -1,4 +1,9 @@
-"""What every test can use: a seed, small models, and fresh processes."""
+"""What every test can use, fresh processes; and which tests run.
+
+`pytest` alone runs the core, some minutes. Where paths are named everything in them runs, tests
+marked `slow` too (builds of the C++ sources, sanitizers, emulations, whole models, every tier):
+`pytest tests` is the whole suite.
+"""
 
 import os
 import subprocess
@@ -6,6 +11,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -15,6 +21,39 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Compiling an op for a new shape can take longer than hypothesis' deadline of 200 ms.
 hypothesis.settings.register_profile("tfcompress", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("tfcompress")
+
+_CORE = pytest.StashKey[bool]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Decides by the command line; a worker of pytest-xdist is told by the process that has it."""
+    here = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    worker: dict[str, Any] | None = getattr(config, "workerinput", None)
+    config.stash[_CORE] = here if worker is None else worker["core"]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["core"] = node.config.stash[_CORE]
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return "core tests: `pytest tests` runs all" if config.stash[_CORE] else "all tests named"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves slow tests out of the core, unless -m asks for tests by their marks."""
+    if not config.stash[_CORE] or config.option.markexpr:
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Names objects that print their address by class: workers must name a test alike."""
+    return type(val).__name__ if " object at 0x" in repr(val) else None
+
 
 RunPython = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -354,6 +354,7 @@ def test_command_explains_wrong_values(arguments: list[str], message: str) -> No
     assert message in outcome.output
 
 
+@pytest.mark.slow
 def test_command_caps_the_instruction_set_in_a_new_process(tmp_path: Path) -> None:
     code = "from tfcompress_ops.bench.cli import app; app(prog_name='bench')"
     arguments = ["--quick", "--no-peers", "--shape", "16x16", "--state", "hot", "--mode", "bursts"]

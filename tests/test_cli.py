@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -13,12 +14,14 @@ from typing import Literal
 import keras
 import numpy as np
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import tfcompress_ops as tfc
 from tfcompress_ops import kernels
+from tfcompress_ops.bench.cli import app as bench_app
 from tfcompress_ops.cli import app as app_module
-from tfcompress_ops.cli import environment, files, format_options
+from tfcompress_ops.cli import console, environment, files, format_options
 from tfcompress_ops.cli.console import CommandError
 from tfcompress_ops.formats import format as format_module
 
@@ -44,7 +47,7 @@ def run(*arguments):
 def run_process(*arguments, **environ):
     """Runs `tfcompress` as a user does."""
     return subprocess.run(
-        [sys.executable, "-m", "tfcompress_ops.cli", *map(str, arguments)],
+        [sys.executable, "-m", "tfcompress_command", *map(str, arguments)],
         capture_output=True,
         text=True,
         # Not in the source tree, which Python would take the package from.
@@ -115,10 +118,83 @@ class TestHelp:
     def test_wrong_usage_is_exit_code_2(self, arguments):
         fails(*arguments, code=2)
 
+    def test_exit_codes_are_told(self):
+        told = " ".join(run("--help").output.split())
+        for text in ("0 success", "1 an error", "2 wrong usage", "130 interrupted"):
+            assert text in told
+
+    @pytest.mark.parametrize("command", [["demo"], ["info"], ["compress"], ["inspect"]])
+    def test_every_command_gives_json(self, command):
+        assert "--json" in run(*command, "--help").output
+
+    def test_every_benchmark_gives_json(self):
+        bench = typer.main.get_command(bench_app)
+        for name, command in bench.commands.items():
+            assert "--json" in [option for each in command.params for option in each.opts], name
+
     def test_options_of_formats_are_shown(self):
         output = run("compress", "--help").output
         for text in ("--activations", "dynamic |", "--center", "--no-center"):
             assert text in output
+
+
+class TestCompletion:
+    """What a shell asks for while a command is typed."""
+
+    def complete(self, typed):
+        words = typed.split(" ")
+        result = CliRunner().invoke(
+            app_module.app,
+            prog_name="tfcompress",
+            env={
+                "_TFCOMPRESS_COMPLETE": "complete_bash",
+                "COMP_WORDS": typed,
+                "COMP_CWORD": str(len(words) - 1),
+            },
+        )
+        return result.output.split()
+
+    @pytest.mark.parametrize(
+        ("typed", "offered"),
+        [
+            ("tfcompress ", "compress"),
+            ("tfcompress inf", "info"),
+            ("tfcompress compress --cal", "--calibration"),
+            ("tfcompress compress --format sp", "sparse"),
+            ("tfcompress inspect --js", "--json"),
+            ("tfcompress bench in", "int8"),
+            ("tfcompress bench int8 --thr", "--threads"),
+        ],
+    )
+    def test_offers(self, typed, offered):
+        assert offered in self.complete(typed)
+
+    @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+    def test_script(self, shell, monkeypatch):
+        monkeypatch.setenv("_TFCOMPRESS_COMPLETE", f"source_{shell}")
+        assert (
+            "_TFCOMPRESS_COMPLETE"
+            in CliRunner().invoke(app_module.app, prog_name="tfcompress").output
+        )
+
+
+class TestLog:
+    """What is done goes to the log: to stderr where -v asks for it."""
+
+    def test_verbose(self, model_file, tmp_path, caplog):
+        out = tmp_path / "small.keras"
+        quiet = run("compress", model_file, "-o", out, "--batch-size", 0)
+        assert "becomes" not in quiet.stderr
+        told = run("-v", "compress", model_file, "-o", out, "--batch-size", 0, "--force")
+        assert "hidden becomes int8 dynamic" in " ".join(told.stderr.split())
+        assert "becomes" not in told.stdout
+        console.set_verbose(False)
+
+    def test_python(self, model, caplog):
+        with caplog.at_level(logging.INFO, logger="tfcompress_ops"):
+            tfc.compress(model, tfc.Int8(), batch_size=None)
+        assert "hidden becomes int8 dynamic" in caplog.messages
+        assert {record.name for record in caplog.records} == {"tfcompress_ops.compression"}
 
 
 class TestInfo:
@@ -494,7 +570,7 @@ class TestFormatOptions:
             *("scale_inputs", "threshold"),
         }
         option = parameters["sparsity"].annotation.__metadata__[0]
-        assert option.help == "Fraction of zeros, 0 <= s < 1. (later: default None)"
+        assert option.help == "Fraction of zeros, 0 <= s < 1. (later: default none)"
         values = dict.fromkeys(parameters)
         command(**{**values, "center": False, "force": True, "block": "2x2"})
         assert seen == {"center": False, "force": True, "block": "2x2"}
@@ -528,11 +604,37 @@ class TestFiles:
 class TestProcess:
     """What only a process of its own shows."""
 
+    def test_help_does_not_load_tensorflow(self, tmp_path):
+        code = (
+            "import sys; from tfcompress_command import main\n"
+            "try: main()\n"
+            "finally: assert 'tensorflow' not in sys.modules and 'keras' not in sys.modules"
+        )
+        result = subprocess.run(
+            [sys.executable, "-c", code, "--help"],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(PACKAGE_PARENT)},
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        assert "tfcompress demo" in result.stdout
+
+    def test_interruption(self, monkeypatch):
+        def interrupted():
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(environment, "collect", interrupted)
+        assert run("info").exit_code == 130
+
     def test_error(self, tmp_path):
         result = run_process("inspect", tmp_path / "missing.keras")
         assert result.returncode == 1
         assert result.stdout == ""
-        assert result.stderr.splitlines()[-1].startswith("Error: ")
+        # Nothing else: not what TensorFlow says of itself as it is loaded.
+        (line,) = result.stderr.splitlines()
+        assert line.startswith("Error: ")
         assert "Traceback" not in result.stderr
 
     def test_success(self, model_file, tmp_path):

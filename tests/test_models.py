@@ -111,6 +111,7 @@ def count_embeddings(model):
 
 
 @pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.slow
 def test_image_models(name, run_python, tmp_path):
     keras.utils.set_random_seed(0)
     model = bench_models.image_model(name, 32, classes=10, classifier_activation=None)

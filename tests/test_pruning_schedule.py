@@ -227,6 +227,7 @@ def test_errors(make, error, message):
         make()
 
 
+@pytest.mark.slow
 def test_two_devices_give_what_one_does(run_python):
     """MirroredStrategy over two logical CPUs, in a process of its own."""
     code = """

@@ -164,6 +164,7 @@ def test_options_without_auto(model):
         tfc.compress(model, "int8", max_drop=0.1)
 
 
+@pytest.mark.slow
 def test_measured():
     """On the clock: whatever is chosen keeps the budget and is no slower."""
     keras.utils.set_random_seed(0)

@@ -43,6 +43,7 @@ print(kernels.cpu_info()["tier"], digest.hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_integer_results_are_bit_identical_on_every_tier(run_python) -> None:
     lines = [run_python(INTEGER_SUMS, env={"TFCOMPRESS_ISA": t}).stdout.split() for t in TIERS]
     assert [tier for tier, _ in lines] == TIERS
@@ -50,6 +51,7 @@ def test_integer_results_are_bit_identical_on_every_tier(run_python) -> None:
 
 
 @pytest.mark.parametrize("tier", [t for t in TIERS if t != TIER_IN_FORCE])
+@pytest.mark.slow
 def test_format_and_op_tests_pass_on_other_tiers(tier: str, tmp_path: Path) -> None:
     """The suite of this run used the tier in force; this is the same suite on the others."""
     if "TFCOMPRESS_ISA" in os.environ:

@@ -30,9 +30,9 @@ def load() -> Any:
             Keras is missing, older than 3, or runs on another backend, or if the kernel module or
             the op library is missing or does not load.
     """
-    required = _required_tensorflow()
+    build, required = _this_build()
     _check_keras_variable()
-    tensorflow = _import_tensorflow(required)
+    tensorflow = _import_tensorflow(build, required)
     _check_keras()
     _check_kernels()
     return _load_library(tensorflow)
@@ -47,8 +47,8 @@ def _error(found: str, needed: str, fix: str) -> ImportError:
     )
 
 
-def _required_tensorflow() -> tuple[int, int]:
-    """The (major, minor) version of TensorFlow that the op library was built for."""
+def _this_build() -> tuple[str, tuple[int, int]]:
+    """The version of this build, and the (major, minor) of TensorFlow that it was made for."""
     try:
         config = importlib.import_module("tfcompress_ops._build_config")
     except ModuleNotFoundError:
@@ -57,7 +57,7 @@ def _required_tensorflow() -> tuple[int, int]:
             "a built copy of tfcompress_ops",
             _rebuild_command(),
         ) from None
-    return _minor(config.TENSORFLOW_VERSION)
+    return config.VERSION, _minor(config.TENSORFLOW_VERSION)
 
 
 def _minor(version: str) -> tuple[int, int]:
@@ -70,8 +70,9 @@ def _requirement(distribution: str, required: tuple[int, int]) -> str:
     return f"pip install '{distribution}>={major}.{minor},<{major}.{minor + 1}'"
 
 
-def _import_tensorflow(required: tuple[int, int]) -> ModuleType:
-    name = f"TensorFlow {required[0]}.{required[1]}, which this copy of tfcompress_ops is built for"
+def _import_tensorflow(build: str, required: tuple[int, int]) -> ModuleType:
+    major, minor = required
+    name = f"TensorFlow {major}.{minor}, which this copy of tfcompress_ops, {build}, is built for"
     try:
         tensorflow = importlib.import_module("tensorflow")
     except ModuleNotFoundError as error:

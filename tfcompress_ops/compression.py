@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import fnmatch
+import logging
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -28,6 +29,7 @@ from tfcompress_ops.structure import all_paths, layer_paths
 Formats = Any  # A format or its name, or {glob: format, name or None}.
 _CALIBRATION_BATCH = 64
 _NOTE = "_tfcompress_note"
+_LOG = logging.getLogger(__name__)
 
 
 def compress(
@@ -175,6 +177,8 @@ def assemble(
             parts = [note_of(new), notes.get(paths[layer]), reasons.get(layer)]
             note = ". ".join(filter(None, parts))
             noted(new, note or None)
+            label = new.format.label if isinstance(new, CompressedLayer) else "dense"
+            _LOG.info("%s becomes %s%s", paths[layer], label, f" ({note})" if note else "")
         return new
 
     return rebuild(plain, replace)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ from tfcompress_ops.structure import layer_paths
 OBJECTIVES = ("latency", "size")
 _REPORT = "_tfcompress_search"
 _BATCH = 64
+_LOG = logging.getLogger(__name__)
 _FINALISTS = 3  # formats of a layer whose effect on the metric is measured
 
 
@@ -295,6 +297,7 @@ def _layer_options(
             original_bytes=original_bytes,
             output_error=float(np.linalg.norm(difference)) / norm,
         )
+        _LOG.info("%s as %s: %.1f us, was %.1f us", path, new.format.label, latency, original_us)
         faster, smaller = original_us - latency, original_bytes - trial.bytes
         options.append(_Option(trial, new, faster if objective == "latency" else smaller))
     return options

@@ -9,6 +9,8 @@ import pytest
 import simde_py
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
+
 CASES = 300
 # Packed matrices whose bytes are changed at random, in each run under AddressSanitizer.
 MUTATIONS = 100_000

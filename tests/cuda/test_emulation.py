@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
+
 PROGRAMS = ("int8_cuda_test_80", "int8_cuda_test_75", "sparse_cuda_test_80")
 SEEDS = (20_251, 7)
 LEAST_COVERAGE = 0.95

@@ -30,7 +30,10 @@ ARCHS = tuple(os.environ.get("TFCOMPRESS_TEST_CUDA_ARCHS", "80").split())
 REGISTERS = 65_536  # of a multiprocessor, on every architecture
 
 nvcc = shutil.which("nvcc")
-pytestmark = pytest.mark.skipif(nvcc is None, reason="nvcc is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(nvcc is None, reason="nvcc is not installed"),
+]
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize(("kernel", "inputs"), PAIRS, ids=str)
+@pytest.mark.parametrize(("kernel", "inputs"), PAIRS)
 def test_compressed_outputs_are_those_of_training(kernel, inputs):
     model = model_of(kernel, inputs)
     small = tfc.compress(model)
@@ -179,7 +179,7 @@ def patches_of(x, size, stride, padding):
     return np.moveaxis(np.array(rows), 2, 0)
 
 
-@pytest.mark.parametrize(("kernel", "inputs"), PAIRS, ids=str)
+@pytest.mark.parametrize(("kernel", "inputs"), PAIRS)
 @pytest.mark.parametrize(("stride", "padding"), [(1, "same"), (2, "valid"), (2, "same")])
 def test_conv2d_equals_a_packed_product_of_patches(kernel, inputs, stride, padding):
     layer = QuantConv2D(

@@ -179,6 +179,7 @@ def test_saving(tmp_path):
     assert len(other.weights) == len(student.weights) + 2
 
 
+@pytest.mark.slow
 def test_distributed(run_python):
     """Two replicas train as one device does."""
     output = run_python(

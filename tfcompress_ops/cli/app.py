@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 import importlib
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from tfcompress_ops._version import __version__
 from tfcompress_ops.cli import console, demo_command, info_command
 
-# The arguments of these commands are parsed by the app that is loaded for them.
-_FORWARDED = {"allow_extra_args": True, "ignore_unknown_options": True}
+# Commands whose modules import TensorFlow: where each lives, as the attribute `app`.
+_LAZY = {
+    "compress": "tfcompress_ops.cli.compress_command",
+    "inspect": "tfcompress_ops.cli.inspect_command",
+    "bench": "tfcompress_ops.bench.cli",
+}
+
+
+class _Group(TyperGroup):
+    """Lists commands by what is registered here, and loads one where it is run or completed."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if name in _LAZY:
+            module = console.explained(lambda: importlib.import_module(_LAZY[name]))
+            command = typer.main.get_command(module.app)
+            command.name = name
+        return name, command, rest
+
 
 app = typer.Typer(
+    cls=_Group,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 success, 1 an error that the message explains, 2 wrong usage.",
+    epilog="Every command has --help, with examples, and --json, for programs. Exit codes: "
+    "0 success, 1 an error that the message on stderr explains, 2 wrong usage, 130 interrupted.",
 )
 
 
@@ -33,7 +52,19 @@ def tfcompress(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="Show the version, which begins with that of its TensorFlow, and exit.",
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            "-v",
+            help="Log to stderr what is done, and what Keras and TensorFlow say. Before the "
+            "command: tfcompress -v compress ...",
         ),
     ] = False,
 ) -> None:
@@ -55,39 +86,30 @@ def tfcompress(
 
         [cyan]tfcompress bench int8[/]
 
-    In Python a compressed model is a Keras model like any other, once
-    [cyan]import tfcompress_ops[/] has been run.
+    [bold]In Python[/] a compressed model is a Keras model like any other, once
+    [cyan]import tfcompress_ops[/] has been run:
+
+        [cyan]model = keras.saving.load_model("small.keras")[/]
     """
+    console.set_verbose(verbose)
 
 
 app.command("demo")(demo_command.demo)
 
 
-@app.command("compress", add_help_option=False, context_settings=_FORWARDED)
-def _compress(context: typer.Context) -> None:
+@app.command("compress")
+def _compress() -> None:
     """Compress a model file and report, layer by layer, what that did."""
-    _forward("tfcompress_ops.cli.compress_command", context)
 
 
-@app.command("inspect", add_help_option=False, context_settings=_FORWARDED)
-def _inspect(context: typer.Context) -> None:
+@app.command("inspect")
+def _inspect() -> None:
     """Show each layer of a model file: kind, shape, format, bytes, ranges of its scales."""
-    _forward("tfcompress_ops.cli.inspect_command", context)
 
 
-@app.command("bench", add_help_option=False, context_settings=_FORWARDED)
-def _bench(context: typer.Context) -> None:
+@app.command("bench")
+def _bench() -> None:
     """Measure a format's kernels against TensorFlow and other engines."""
-    _forward("tfcompress_ops.bench.cli", context)
 
 
 app.command("info")(info_command.info)
-
-
-@console.command
-def _forward(module: str, context: typer.Context) -> None:
-    """Loads a module and lets its `app` take over."""
-    command = typer.main.get_command(importlib.import_module(module).app)
-    name = context.command_path
-    result = command.main(args=context.args, prog_name=name, standalone_mode=False)
-    raise typer.Exit(result if isinstance(result, int) else 0)

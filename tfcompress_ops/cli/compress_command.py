@@ -36,13 +36,20 @@ _SHOWN_REASONS = 3
 @format_options.with_format_options
 @console.command
 def compress(
-    model: Annotated[Path, typer.Argument(help="The model to compress.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL.keras", help="The model to compress.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="OUT.keras", help="Where it is written.")
     ],
     options: dict[str, Any],
     format_name: Annotated[
-        str, typer.Option("--format", "-f", help=f"One of: {', '.join(formats.names())}.")
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="NAME",
+            help=f"One of: {', '.join(formats.names())}.",
+            autocompletion=formats.names,
+        ),
     ] = "int8",
     layers: Annotated[
         list[str] | None,
@@ -76,7 +83,13 @@ def compress(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Compress a model file and report, layer by layer, what that did."""
+    """Compress a model file and report, layer by layer, what that did.
+
+    int8 needs nothing but the model. sparse is for models that were pruned while they were trained
+    (tfc.prune in Python), or prunes by --sparsity or --pattern; binary and ternary are for models
+    that were trained for them. The file that is written is loaded by keras.saving.load_model, once
+    tfcompress_ops is imported.
+    """
     model_files.check_output(output, force=force)
     chosen = format_options.make_format(format_name, options)
     original = model_files.load(model, imports or ())
@@ -135,7 +148,10 @@ def _read_inputs(path: Path, model: keras.Model) -> Any:
         raise CommandError(f"{path} does not exist.")
     try:
         loaded = np.load(path, allow_pickle=False)
-        arrays = {name: loaded[name] for name in loaded.files} if hasattr(loaded, "files") else None
+        arrays = None
+        if not isinstance(loaded, np.ndarray):
+            with loaded:
+                arrays = {name: loaded[name] for name in loaded.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise CommandError(f"{path} is not a .npy or .npz file of numbers.") from error
     data = loaded if arrays is None else _by_input(path, arrays, model)

@@ -1,26 +1,32 @@
 """Where the commands write, and how they fail: one line on stderr, and a documented exit code.
 
-Exit codes: 0 for success, 1 for an error that the message explains, 2 for wrong usage.
+Exit codes: 0 for success, 1 for an error that the message explains, 2 for wrong usage, 130 where
+the user interrupts. The output of a command goes to stdout; errors, progress and the log, that is,
+what `logging` is told by this package ("tfcompress_ops"), by Keras and by TensorFlow, to stderr.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
 import os
 import sys
+import tempfile
 import warnings
-from collections.abc import Callable
-from typing import Any, ParamSpec
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar
 
 import rich.box
 import rich.console
+import rich.logging
 import rich.markup
 import rich.table
 import typer
 
 _P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 EXIT_ERROR = 1
 
@@ -53,16 +59,33 @@ def command(function: Callable[_P, None]) -> Callable[_P, None]:
 
     @functools.wraps(function)
     def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
-        _quieten_libraries()
-        try:
-            function(*args, **kwargs)
-        except (CommandError, ImportError) as error:
-            if os.environ.get("TFCOMPRESS_TRACEBACK"):
-                raise
-            _show(error)
-            raise typer.Exit(EXIT_ERROR) from error
+        explained(lambda: function(*args, **kwargs))
 
     return run
+
+
+def explained(action: Callable[[], _T]) -> _T:
+    """Calls `action`; an error that it explains becomes a line on stderr and exit code 1."""
+    try:
+        import_tensorflow()
+        return action()
+    except (CommandError, ImportError) as error:
+        if os.environ.get("TFCOMPRESS_TRACEBACK"):
+            raise
+        _show(error)
+        raise typer.Exit(EXIT_ERROR) from error
+
+
+@functools.cache
+def import_tensorflow() -> None:
+    """Imports TensorFlow without what it says while its own log is not set up yet.
+
+    Where it cannot be imported, nothing happens here: the loader explains that.
+    """
+    with contextlib.suppress(ImportError), _without_start_messages():
+        import keras  # noqa: F401
+        import tensorflow  # noqa: F401
+    set_verbose(_verbose)
 
 
 def print_json(value: Any) -> None:
@@ -94,8 +117,48 @@ def _show(error: Exception) -> None:
     err.print(f"{text} {rich.markup.escape(remedy)}".rstrip(), soft_wrap=True)
 
 
-def _quieten_libraries() -> None:
-    """Keeps what Keras and TensorFlow say about their own insides off the terminal."""
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="keras")
+_verbose = False
+
+
+def set_verbose(verbose: bool) -> None:
+    """Lets this package, Keras and TensorFlow log to stderr, or only errors of the latter two."""
+    global _verbose
+    _verbose = verbose
+    own = logging.getLogger("tfcompress_ops")
+    own.handlers = [rich.logging.RichHandler(console=err, show_path=False)] if verbose else []
+    own.propagate = not verbose
+    own.setLevel(logging.INFO if verbose else logging.WARNING)
+    for name in ("tensorflow", "absl"):
+        logging.getLogger(name).setLevel(logging.INFO if verbose else logging.ERROR)
+    if not verbose:
+        warnings.filterwarnings("ignore", module="keras")
+
+
+# What TensorFlow's C++ writes as it is loaded, at level INFO whatever TF_CPP_MIN_LOG_LEVEL says.
+_START_MESSAGES = (
+    "WARNING: All log messages before absl::InitializeLog() is called",
+    "I0000 ",
+    "To enable the following instructions: ",
+)
+
+
+@contextlib.contextmanager
+def _without_start_messages() -> Iterator[None]:
+    """Holds back what is written to file descriptor 2, and passes on what is no start message."""
+    if _verbose:
+        yield
+        return
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        stderr = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            held.seek(0)
+            for line in held.read().decode(errors="replace").splitlines(keepends=True):
+                if not line.startswith(_START_MESSAGES):
+                    sys.stderr.write(line)

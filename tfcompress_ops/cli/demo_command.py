@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tfcompress_ops.demo.method_results import MethodResults
     from tfcompress_ops.demo.results import Results
 
+_STDOUT = Path("-")
 _REQUIRED = ("jinja2", "mlxtend")
 
 
@@ -32,7 +33,12 @@ def demo(
         bool, typer.Option("--quick", help="A small classifier, rough timings; seconds in all.")
     ] = False,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the results here too.")
+        Path | None,
+        typer.Option(
+            "--json",
+            metavar="FILE",
+            help="Write the results here too; - prints them, in place of the table.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the training and the test digits.")] = 0,
     everything: Annotated[
@@ -45,7 +51,12 @@ def demo(
         int, typer.Option(min=1, help="How many seeds --all takes means and spreads over.")
     ] = 1,
 ) -> None:
-    """Train a classifier of handwritten digits, compress it, and measure what that buys."""
+    """Train a classifier of handwritten digits, compress it, and measure what that buys.
+
+    The digits come with a package: nothing is downloaded. The page DIR/report.html shows accuracy,
+    file size and speed of each format; beside it lie the models, ready for [cyan]tfcompress
+    inspect[/].
+    """
     missing = [name for name in _REQUIRED if importlib.util.find_spec(name) is None]
     if missing:
         raise CommandError(
@@ -56,7 +67,7 @@ def demo(
         raise CommandError(f"--out {out} is not a directory.")
     if seeds > 1 and not everything:
         raise CommandError(f"--seeds {seeds} goes with --all.")
-    if json_file is not None and not json_file.parent.is_dir():
+    if json_file is not None and not json_file.parent.is_dir():  # that of "-" is "."
         raise CommandError(f"The directory of --json {json_file} does not exist.")
     found = environment.collect()
     if found["problem"] is not None:
@@ -71,6 +82,9 @@ def demo(
     results = run.run(
         run.Settings(out, seed, quick, seeds if everything else 0), found, _Progress()
     )
+    if json_file == _STDOUT:
+        console.print_json(results.to_json())
+        return
     if json_file is not None:
         files.write_text(json_file, json.dumps(results.to_json(), indent=1) + "\n")
     _print(results, out / run.PAGE)

@@ -82,8 +82,9 @@ def _build() -> dict[str, str | None]:
     try:
         config = importlib.import_module("tfcompress_ops._build_config")
     except ImportError:
-        return dict.fromkeys(("tensorflow", "cuda", "type", "compiler", "op_library"))
+        return dict.fromkeys(("version", "tensorflow", "cuda", "type", "compiler", "op_library"))
     return {
+        "version": config.VERSION,
         "tensorflow": config.TENSORFLOW_VERSION,
         "cuda": _cuda(config.CUDA_VERSION, config.CUDA_ARCHS),
         "type": config.BUILD_TYPE,

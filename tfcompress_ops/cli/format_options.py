@@ -109,10 +109,16 @@ def _fields() -> dict[str, list[_Field]]:
 def _parameter(name: str, fields: list[_Field]) -> inspect.Parameter:
     is_flag = all(field.hint is bool for field in fields)
     declaration = f"{_flag(name)}/--no-{name.replace('_', '-')}" if is_flag else _flag(name)
-    help_lines = [fields[0].description] if fields[0].description else []
-    help_lines += [_choices(field) for field in fields]
+    # Formats may mean different things by a name, such as a threshold.
+    described: dict[str, list[_Field]] = {}
+    for field in fields:
+        described.setdefault(field.description, []).append(field)
+    parts = [
+        f"{description} ({'; '.join(_choices(field) for field in alike)})".strip()
+        for description, alike in described.items()
+    ]
     option = typer.Option(
-        declaration, help=" ".join(help_lines), rich_help_panel="Options of the formats"
+        declaration, help="\n\n".join(parts), rich_help_panel="Options of the formats"
     )
     annotation: Any = bool | None if is_flag else str | None
     return inspect.Parameter(
@@ -126,7 +132,14 @@ def _parameter(name: str, fields: list[_Field]) -> inspect.Parameter:
 def _choices(field: _Field) -> str:
     values = [str(value) for value in _literals(field.hint)]
     choices = f"{' | '.join(values)}, " if values else ""
-    return f"({field.format_name}: {choices}default {field.default})"
+    return f"{field.format_name}: {choices}default {_written(field.default)}"
+
+
+def _written(value: Any) -> str:
+    """A value as it is typed: none, no, 16x1."""
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _flag(name: str) -> str:

@@ -17,7 +17,12 @@ def info(
         bool, typer.Option("--peaks", help="Also measure this machine's peaks (a few seconds).")
     ] = False,
 ) -> None:
-    """Show versions, the instruction-set tier in force, threads, caches and formats."""
+    """Show versions, the instruction-set tier in force, threads, caches and formats.
+
+    The first place to look where something is slow or does not load: it explains a broken
+    installation too, and then exits with 1. TFCOMPRESS_ISA=avx2 and alike in the environment caps
+    the tier.
+    """
     found = environment.collect()
     if peaks:
         found["peaks"] = environment.peaks(environment.available_cpus())
@@ -55,10 +60,10 @@ def _software(found: dict[str, Any]) -> dict[str, str]:
     versions, build, threads = found["versions"], found["build"], found["threads"]
     tensorflow, keras = (versions[name] or "not installed" for name in ("tensorflow", "keras"))
     intra_op, inter_op = (threads[key] or "?" for key in ("intra_op", "inter_op"))
+    version = build["version"] or versions["tfcompress_ops"]
     return {
-        "tfcompress_ops": f"{versions['tfcompress_ops']}, {build['type']} build by "
-        f"{build['compiler']}",
-        "TensorFlow": f"{tensorflow}, built for {build['tensorflow']}",
+        "tfcompress_ops": f"{version}, {build['type']} build by {build['compiler']}",
+        "TensorFlow": f"{tensorflow}; this build is for {_minor(build['tensorflow'])}",
         "Keras": keras,
         "Python": f"{versions['python']}, NumPy {versions['numpy']}",
         "Op library": build["op_library"] or "not built",
@@ -66,6 +71,11 @@ def _software(found: dict[str, Any]) -> dict[str, str]:
         "Threads": f"{intra_op} within an op, {inter_op} between ops; "
         f"{threads['available_cpus']} CPUs available",
     }
+
+
+def _minor(version: str | None) -> str:
+    """Major and minor of a version: 2.21 of 2.21.0."""
+    return "none" if version is None else ".".join(version.split(".")[:2])
 
 
 def _hardware(found: dict[str, Any]) -> dict[str, str]:

@@ -25,7 +25,7 @@ app = typer.Typer(
 @app.command(epilog="Example:\n\ntfcompress inspect small.keras --json")
 @console.command
 def inspect(
-    model: Annotated[Path, typer.Argument(help="The model to look into.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL.keras", help="The model to look into.")],
     imports: Annotated[
         list[str] | None,
         typer.Option(
@@ -34,7 +34,11 @@ def inspect(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show each layer of a model file: kind, shape, format, bytes, ranges of its scales."""
+    """Show each layer of a model file: kind, shape, format, bytes, ranges of its scales.
+
+    Works on any .keras file. Of a model that is not compressed yet, the last column says which
+    layers can be.
+    """
     loaded = model_files.load(model, imports or ())
     found = {
         "file": str(model),
