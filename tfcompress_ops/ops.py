@@ -219,6 +219,7 @@ def _check_int8_packed(kernel: tf.Tensor, scale: tf.Tensor, in_features: int) ->
                 f"`{name}` must be a {dtype.name} vector; received {vector.dtype.name} (shape "
                 f"{vector.shape})."
             )
+    kernel, scale = tf.ensure_shape(kernel, (None,)), tf.ensure_shape(scale, (None,))
     received, out_features = kernel.shape.num_elements(), scale.shape.num_elements()
     if received is None or out_features is None:
         panels = (tf.size(scale, tf.int64) + 15) // 16

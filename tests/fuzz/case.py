@@ -19,7 +19,7 @@ ROWS = (0, 1, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 15, 16, 17, 18, 19, 31, 32, 33, 
 FLOATS = (np.float32, ml_dtypes.bfloat16, np.float16)
 DTYPES = (*FLOATS, np.float64, np.int8, np.uint8, np.int32, np.int64, np.bool_)
 # Answers beyond this are not compared, and those beyond any memory must be refused.
-LARGE_ELEMENTS = 1 << 24
+LARGE_ELEMENTS = 1 << 22
 MOST_ELEMENTS = 1 << 38
 
 

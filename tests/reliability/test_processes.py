@@ -21,7 +21,9 @@ from tfcompress_ops.cli import files
 
 FORMATS = {
     "int8": "tfc.Int8(center=True)",
+    "int8_float": "tfc.Int8('float', center=True)",
     "sparse": "tfc.Sparse(0.7)",
+    "sparse_bfloat16": "tfc.Sparse(0.7, values='bfloat16')",
     "sparse_int8": "tfc.Sparse(pattern='8:64', values='int8')",
     "binary": "tfc.Binary('binary')",
     "binary_float": "tfc.Binary()",
