@@ -62,9 +62,9 @@ RunPython = Callable[..., subprocess.CompletedProcess[str]]
 def run_python(tmp_path: Path) -> RunPython:
     """Runs code in a fresh Python process, outside the source tree.
 
-    `run_python(code, env=None, path=(), check=True)`: `env` adds to the environment (a value of
-    None removes one), `path` goes before the package on sys.path, `check` fails the test where the
-    process fails. The result has `stdout` and `stderr`.
+    `run_python(code, env=None, path=(), check=True, timeout=300)`: `env` adds to the environment (a
+    value of None removes one), `path` goes before the package on sys.path, `check` fails the test
+    where the process fails, `timeout` is in seconds. The result has `stdout` and `stderr`.
     """
     import tfcompress_ops
 
@@ -75,6 +75,7 @@ def run_python(tmp_path: Path) -> RunPython:
         env: Mapping[str, str | None] | None = None,
         path: tuple[Path, ...] = (),
         check: bool = True,
+        timeout: float = 300,
     ) -> subprocess.CompletedProcess[str]:
         variables = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", **(env or {})}
         variables["PYTHONPATH"] = os.pathsep.join(map(str, (*path, package_parent)))
@@ -84,7 +85,7 @@ def run_python(tmp_path: Path) -> RunPython:
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=timeout,
             check=False,
         )
         if check and process.returncode != 0:

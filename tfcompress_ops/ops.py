@@ -37,6 +37,8 @@ _FUSED: dict[str, Callable[[Any], Any]] = {
 }
 _FUSED_NAMES = {function: name for name, function in _FUSED.items()}
 _X_DTYPES = (tf.float32, tf.bfloat16, tf.float16)
+# What the packed int8 format is defined for: sums of so many products fit into int32.
+_MOST_INT8_ROWS = 65_536
 
 
 def fused_activation_name(
@@ -172,24 +174,68 @@ def int8_lookup(
         float32 tensor `[..., in_features]`, `scale * w_q + mean`.
 
     Raises:
-        tf.errors.InvalidArgumentError: If an index is out of range.
+        ValueError: If the arrays are not those of a matrix with `in_features` rows.
+        tf.errors.InvalidArgumentError: If an index is out of range (on a CPU; on a GPU its row is
+            zeros), or shapes that were unknown while a graph was traced do not fit.
     """
-    scale = tf.convert_to_tensor(scale)
+    indices, scale = tf.convert_to_tensor(indices), tf.convert_to_tensor(scale)
+    kernel = _check_int8_packed(tf.convert_to_tensor(kernel), scale, in_features)
+    means = _optional(mean)
+    for vector in means:
+        tf.debugging.assert_equal(tf.shape(vector), tf.shape(scale), "`mean` must be as `scale`.")
     scales = tf.gather(scale, indices)[..., tf.newaxis]  # which checks the indices
-    indices = tf.cast(indices, tf.int64)[..., tf.newaxis]
+    places_of = tf.cast(indices, tf.int64)[..., tf.newaxis]
     # Outputs lie in panels of 64 (the last one of a multiple of 16), inputs in groups of 4 bytes.
     groups = (in_features + 3) // 4
-    panel = indices // 64
+    panel = places_of // 64
     last = tf.shape(scale, tf.int64)[0] // 64
     last_width = (tf.shape(scale, tf.int64)[0] % 64 + 15) // 16 * 16
     width = tf.where(panel == last, last_width, 64)
-    places = 64 * groups * panel + indices % 64 + tf.range(groups, dtype=tf.int64) * width
-    words = tf.bitcast(tf.reshape(tf.convert_to_tensor(kernel), [-1, 4]), tf.int32)
+    places = 64 * groups * panel + places_of % 64 + tf.range(groups, dtype=tf.int64) * width
+    words = tf.bitcast(tf.reshape(kernel, [-1, 4]), tf.int32)
     found = tf.bitcast(tf.gather(words, places), tf.uint8)
     shape = tf.concat([tf.shape(scales)[:-1], [4 * groups]], 0)
     rows = tf.cast(tf.reshape(found, shape)[..., :in_features], tf.float32) - 128
-    rows = tf.ensure_shape(rows * scales, (*indices.shape[:-1], in_features))
-    return rows if mean is None else rows + tf.gather(mean, indices)
+    rows *= scales
+    for vector in means:
+        rows += tf.gather(vector, indices)[..., tf.newaxis]
+    if indices.shape.rank is not None:
+        rows = tf.ensure_shape(rows, (*indices.shape, in_features))
+    return rows
+
+
+def _check_int8_packed(kernel: tf.Tensor, scale: tf.Tensor, in_features: int) -> tf.Tensor:
+    """The kernel, once it is known to have the bytes of `[in_features, len(scale)]`.
+
+    The ops check this themselves; look-ups are made of TensorFlow's.
+    """
+    if not 0 <= in_features <= _MOST_INT8_ROWS:
+        raise ValueError(
+            f"`in_features` must be from 0 to {_MOST_INT8_ROWS}; received {in_features}."
+        )
+    for name, vector, dtype in (("kernel", kernel, tf.uint8), ("scale", scale, tf.float32)):
+        if vector.dtype != dtype or vector.shape.rank not in (None, 1):
+            raise ValueError(
+                f"`{name}` must be a {dtype.name} vector; received {vector.dtype.name} (shape "
+                f"{vector.shape})."
+            )
+    kernel, scale = tf.ensure_shape(kernel, (None,)), tf.ensure_shape(scale, (None,))
+    received, out_features = kernel.shape.num_elements(), scale.shape.num_elements()
+    if received is None or out_features is None:
+        panels = (tf.size(scale, tf.int64) + 15) // 16
+        expected = panels * kernels.int8_packed_size(in_features, 16)
+        check = tf.debugging.assert_equal(
+            tf.size(kernel, tf.int64), expected, "`kernel` must be packed for `scale`."
+        )
+        with tf.control_dependencies([check]):
+            return tf.identity(kernel)
+    needed = kernels.int8_packed_size(in_features, out_features)
+    if received != needed:
+        raise ValueError(
+            f"`kernel` must have shape ({needed},) for in_features = {in_features} and `scale` of "
+            f"shape ({out_features},); received shape {kernel.shape}."
+        )
+    return kernel
 
 
 def sparse_matmul(

@@ -188,6 +188,10 @@ class BinaryMatMulOp : public OpKernel {
     const bool signs = ctx->expected_output_dtype(0) == tensorflow::DT_INT32;
     OP_REQUIRES(ctx, signs == (args.threshold != nullptr),
                 absl::InvalidArgumentError(absl::StrCat(kOp, ": threshold must be given if and only if y is int32")));
+    // CheckMatMul goes by pointers, which an empty tensor has none of.
+    const bool takes_or_gives_signs = signs || x.dtype() == tensorflow::DT_INT32;
+    OP_REQUIRES(ctx, activations_ == binary::Activations::kBinary ? !(scale_x_ && takes_or_gives_signs) : !takes_or_gives_signs,
+                absl::InvalidArgumentError(absl::StrCat(kOp, ": packed signs and threshold go with activations = 'binary' and scale_x = false")));
     args.y_stride = args.n;
     const int64_t y_columns = signs ? binary::SignWords(args.n) : args.n;
 

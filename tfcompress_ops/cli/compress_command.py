@@ -110,8 +110,14 @@ def compress(
     except (TypeError, ValueError) as error:
         raise CommandError(f"{model}: {error}") from error
     before = model.stat().st_size
-    with files.replacing(output) as temporary:
-        compressed.save(temporary)
+    try:
+        with files.replacing(output) as temporary:
+            compressed.save(temporary)
+    except OSError as error:
+        raise CommandError(
+            f"{output} cannot be written: {error.strerror or error}.",
+            "It is as it was; free space or choose another place.",
+        ) from error
     after = output.stat().st_size
     report = reports.report(original, compressed, data)
     if as_json:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,12 +24,19 @@ def replacing(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tfcompress-") as directory:
         temporary = Path(directory) / path.name
         yield temporary
-        if temporary.is_dir() and path.exists():
-            # A directory cannot be replaced in one step: the old one steps aside first.
-            os.replace(path, Path(directory) / "old")
-        elif path.is_dir():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+        if not path.is_dir() and not temporary.is_dir():
+            os.replace(temporary, path)
+            return
+        # A directory cannot be replaced in one step: the old one steps aside first.
+        aside = Path(directory) / "old"
+        if path.exists():
+            os.replace(path, aside)
+        try:
+            os.replace(temporary, path)
+        except BaseException:
+            if aside.exists() and not path.exists():
+                os.replace(aside, path)
+            raise
 
 
 def write_text(path: Path, text: str) -> None:

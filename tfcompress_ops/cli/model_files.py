@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 import sys
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -79,6 +80,8 @@ def check_output(path: Path, *, force: bool) -> None:
             f"The output directory {path.parent} does not exist.",
             f"Make it: mkdir -p {path.parent}",
         )
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise CommandError(f"The output directory {path.parent} cannot be written to.")
     if path.is_dir():
         raise CommandError(f"The output {path} is a directory.")
     if path.exists() and not force:

@@ -9,6 +9,8 @@ import tensorflow as tf
 _LARGEST = 127
 # Inputs below this count as zero, as they do with dynamic activations; 1 / x_scale stays finite.
 _SMALLEST_RANGE = 2.0**-100
+# Of which the inverse is finite and no product is a denormal (csrc/base/quantize.h).
+_X_SCALES = (2.0**-110, 2.0**100)
 
 
 def largest_magnitude(state: float | None, x: tf.Tensor) -> float:
@@ -36,14 +38,26 @@ def x_scale_of(largest: float | None) -> npt.NDArray[np.float32]:
         float32 array `[1]`.
 
     Raises:
-        ValueError: If `largest` is missing, negative or not finite.
+        ValueError: If `largest` is missing, negative, not finite or beyond what kernels take.
     """
     if largest is None or not np.isfinite(largest) or largest < 0:
         raise ValueError(
             "`calibration` must be the largest magnitude of the inputs, finite and >= 0, for "
             f"activations='static'; received {largest}. Pass `calibration_data` to tfc.compress."
         )
-    return np.array([max(largest, _SMALLEST_RANGE) / _LARGEST], np.float32)
+    x_scale = np.array([max(largest, _SMALLEST_RANGE) / _LARGEST], np.float32)
+    check_x_scale(x_scale)
+    return x_scale
+
+
+def check_x_scale(x_scale: npt.NDArray[np.float32]) -> None:
+    """Compares a step with what kernels take, so that a model fails as it is loaded.
+
+    Raises:
+        ValueError: If it is no such number.
+    """
+    if not (np.asarray(x_scale) >= _X_SCALES[0]).all() or (x_scale > _X_SCALES[1]).any():
+        raise ValueError(f"`x_scale` must be from 2^-110 to 2^100; received {x_scale}.")
 
 
 def range_of(x_scale: npt.NDArray[np.float32]) -> float:

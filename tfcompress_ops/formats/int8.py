@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfcompress_ops import kernels, ops
-from tfcompress_ops.formats.calibration import largest_magnitude, x_scale_of
+from tfcompress_ops.formats.calibration import check_x_scale, largest_magnitude, x_scale_of
 from tfcompress_ops.formats.format import Arrays, ArraySpecs, Format, as_matrix, register_format
 
 Activations = Literal["dynamic", "static", "float"]
@@ -270,6 +270,8 @@ class Int8(Format):
         for name in sorted({"scale", "mean", "x_scale"} & set(arrays)):
             if not np.isfinite(np.asarray(arrays[name])).all():
                 raise ValueError(f"`{name}` must be finite; received NaN or infinite values.")
+        if self.needs_calibration:
+            check_x_scale(arrays["x_scale"])
 
     def observe(self, state: float | None, x: Any) -> float:
         """Keeps the largest magnitude of a layer's inputs.
