@@ -58,14 +58,14 @@ constexpr int kPanelGemvWarps = kPanelGemvThreads / 32;
 // Words4 of a batch: 256 threads x 4 x 16 bytes are 16 KiB of weights under way in a block; eight rows' sums leave registers for two.
 TFCOMPRESS_INLINE constexpr int GemvUnroll(int rows) { return rows == 8 ? 2 : 4; }
 
-// Shared memory: x | sums of each warp [kWarps][kRows][columns] | per warp and row, a number | RowScale [kRows]
-template <int kRows>
+// Shared memory: x | sums of each warp [kWarps][kRows][columns] | per warp and row, kNumbers numbers | RowScale [kRows]
+template <int kRows, int kNumbers = 1>
 struct GemvShared {
   TFCOMPRESS_DEVICE GemvShared(int x_bytes, int columns) {
     x = SharedMemory();
     sums = x + RoundUpTo(x_bytes, 16);
     of_warps = reinterpret_cast<uint32_t*>(sums + kPanelGemvWarps * kRows * columns * 4);
-    row_scales = reinterpret_cast<RowScale*>(of_warps + kPanelGemvWarps * kRows);
+    row_scales = reinterpret_cast<RowScale*>(of_warps + kNumbers * kPanelGemvWarps * kRows);
   }
   char* x;
   char* sums;
@@ -145,6 +145,66 @@ TFCOMPRESS_DEVICE void CollectSums(int row, int column, int columns, const char*
     const Words4 part = LoadWords<4>(shared + ((w * kRows + row) * columns + column) * 4);
 #pragma unroll
     for (int c = 0; c < 4; ++c) sums[c] += BitCast<T>(part.v[c]);
+  }
+}
+
+// Quantises all rows into shared memory, four activations at a time, `count` times: load(row, i, v) brings them, store(i, row, words) puts the bytes of
+// kPacked rows away. Leaves shared.row_scales, for all to see behind a barrier.
+template <int kRows, int kPacked, typename Load, typename Store>
+TFCOMPRESS_DEVICE void QuantizeIntoShared(const PanelProblem& p, const float* x_scale, int count, const GemvShared<kRows>& shared, const Load& load,
+                                          const Store& store) {
+  const int thread = ThreadIndex(), warp = thread / 32;
+  uint32_t most[kRows] = {};
+  for (int i = thread; i < count; i += kPanelGemvThreads) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      float v[4];
+      if (r < p.m) {
+        load(r, i, v);
+        most[r] = MostMagnitude(v, most[r]);
+      }
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    most[r] = WarpMost(most[r]);
+    if (thread % 32 == 0) shared.of_warps[warp * kRows + r] = most[r];
+  }
+  SyncThreads();
+  Scaling scaling[kRows];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    for (int w = 0; w < kPanelGemvWarps; ++w) most[r] = shared.of_warps[w * kRows + r] > most[r] ? shared.of_warps[w * kRows + r] : most[r];
+    scaling[r] = ScalingOf(most[r], x_scale);
+  }
+  uint32_t sum[kRows] = {};
+  for (int i = thread; i < count; i += kPanelGemvThreads) {
+#pragma unroll
+    for (int r0 = 0; r0 < kRows; r0 += kPacked) {
+      Words<kPacked> packed;
+#pragma unroll
+      for (int r = r0; r < r0 + kPacked; ++r) {
+        float v[4] = {};
+        if (r < p.m) load(r, i, v);
+        packed.v[r - r0] = QuantizeFour(v, scaling[r], &sum[r]);
+      }
+      store(i, r0, packed);
+    }
+  }
+  SyncThreads();  // everybody has read the magnitudes
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    sum[r] = WarpSum(sum[r]);
+    if (thread % 32 == 0) shared.of_warps[warp * kRows + r] = sum[r];
+    if (thread == 0) shared.row_scales[r].scale = scaling[r].scale;
+  }
+  SyncThreads();
+  if (thread < kRows) {
+    uint32_t total = 0;
+    for (int w = 0; w < kPanelGemvWarps; ++w) total += shared.of_warps[w * kRows + thread];
+    const float scale = shared.row_scales[thread].scale;
+    shared.row_scales[thread] = MakeRowScale({scale, 0.0f, false}, total);
+    if (BlockIndex() == 0 && p.row_scale_copy != nullptr && thread < p.m) p.row_scale_copy[thread] = scale;
   }
 }
 

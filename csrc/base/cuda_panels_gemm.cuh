@@ -193,6 +193,17 @@ struct WarpSums {
   int32_t counts[Product::kCountsWeights ? kWide : 1][4] = {};
 };
 
+// A Product's LoadWeights where 32 bytes of K are 8 words: k 4 c ... of two outputs, then k 16 + 4 c ...
+template <int kStride>
+TFCOMPRESS_DEVICE void LoadEightWords(const uint32_t* words, int s, int c, uint32_t (&a)[4]) {
+  const Words<2> low = LoadWords<2>(words + (s * 8 + c) * kStride);
+  const Words<2> high = LoadWords<2>(words + (s * 8 + 4 + c) * kStride);
+  a[0] = low.v[0];
+  a[1] = low.v[1];
+  a[2] = high.v[0];
+  a[3] = high.v[1];
+}
+
 // Clears those bits of an output's last word that stand for no weight, in the stage that holds it.
 template <class Product, int kTile>
 TFCOMPRESS_DEVICE void MaskLastWord(const typename Product::Problem& p, char* stage, int64_t first_word) {

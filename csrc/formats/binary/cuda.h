@@ -95,6 +95,7 @@ inline constexpr bool CountsBits(const CudaDevice& device) { return device.compu
 // The table that multiplies quantised or binary activations, and how many stages K has.
 const GemmTable& TableOf(const MatMulArgs& args, const CudaDevice& device);
 int64_t GemmStagesOf(const MatMulArgs& args, const GemmTable& table);
+GemmPlan PlanGemm(const MatMulArgs& args, const GemmTable& table, const CudaDevice& device);
 
 // Where things lie in the workspace, in bytes from its beginning; 0 bytes where a launch needs none.
 struct CudaWorkspace {
@@ -108,6 +109,7 @@ struct CudaWorkspace {
   int64_t bytes = 0;
 };
 CudaWorkspace LayOutWorkspace(const MatMulArgs& args, const CudaDevice& device);
+CudaWorkspace LayOutGemm(const MatMulArgs& args, const GemmTable& table, const GemmPlan& plan);  // of a row of a table
 
 }  // namespace tfcompress::binary
 

@@ -54,7 +54,8 @@ int64_t GemvSharedBytes(const MatMulArgs& args, const GemvPlan& plan) {
   const int64_t rows = GemvRows(args.m);
   const int64_t x = RoundUp(plan.chunk * rows * PartBytes(args), 16);
   constexpr int64_t kWarps = kGemvThreads / 32;
-  return x + kWarps * rows * plan.columns * 4 + kWarps * rows * 4 + rows * static_cast<int64_t>(sizeof(RowScale));
+  const int64_t numbers = args.activations == Activations::kBinary ? 2 : 1;  // of a row and warp: set bits and magnitudes; a magnitude or sum
+  return x + kWarps * rows * plan.columns * 4 + numbers * kWarps * rows * 4 + rows * static_cast<int64_t>(sizeof(RowScale));
 }
 
 const GemmTable& TableOf(const MatMulArgs& args, const CudaDevice& device) {
@@ -64,34 +65,41 @@ const GemmTable& TableOf(const MatMulArgs& args, const CudaDevice& device) {
 
 int64_t GemmStagesOf(const MatMulArgs& args, const GemmTable& table) { return DivideUp(NumWords(args.levels, args.k), table.words); }
 
-CudaWorkspace LayOutWorkspace(const MatMulArgs& args, const CudaDevice& device) {
+GemmPlan PlanGemm(const MatMulArgs& args, const GemmTable& table, const CudaDevice& device) {
+  return tfcompress::PlanGemm(table, args.m, GemmStagesOf(args, table), args.n, device);
+}
+
+CudaWorkspace LayOutGemm(const MatMulArgs& args, const GemmTable& table, const GemmPlan& plan) {
   CudaWorkspace w;
-  if (UsesGemv(args, device)) return w;
-  const bool floats = args.activations == Activations::kFloat;
-  int64_t splits;
-  if (floats) {
-    splits = PlanFloat(args.m, args.k, args.n, device).splits;
-  } else {
-    const GemmTable& table = TableOf(args, device);
-    const int64_t stages = GemmStagesOf(args, table);
-    splits = PlanGemm(table, args.m, stages, args.n, device).splits;
-    w.bytes = RoundUp(args.m * static_cast<int64_t>(sizeof(RowScale)), 128);
-    if (args.activations == Activations::kBinary) {
-      w.signs = w.bytes;
-      w.signs_stride = RoundUp(SignWords(args.k) * 4, kStageXBytes);
-      w.bytes += RoundUp(args.m * w.signs_stride, 128);
-    }
-    if (&table != &kSignsTable) {
-      w.x_bytes = w.bytes;
-      w.bytes_stride = stages * kStageXBytes;
-      w.bytes += RoundUp(args.m * w.bytes_stride, 128);
-    }
+  w.bytes = RoundUp(args.m * static_cast<int64_t>(sizeof(RowScale)), 128);
+  if (args.activations == Activations::kBinary) {
+    w.signs = w.bytes;
+    w.signs_stride = RoundUp(SignWords(args.k) * 4, kStageXBytes);
+    w.bytes += RoundUp(args.m * w.signs_stride, 128);
   }
-  if (splits == 1) return w;
+  if (&table != &kSignsTable) {
+    w.x_bytes = w.bytes;
+    w.bytes_stride = GemmStagesOf(args, table) * kStageXBytes;
+    w.bytes += RoundUp(args.m * w.bytes_stride, 128);
+  }
+  if (plan.splits == 1) return w;
   w.partial_sums = w.bytes;
-  // Whole words of signs, so that eight lanes have one of a row.
-  w.partial_stride = floats ? RoundUp(args.n, 4) + 4 : RoundUp(args.n, kWordBits);
-  w.bytes += splits * args.m * w.partial_stride * 4;
+  w.partial_stride = RoundUp(args.n, kWordBits);  // whole words of signs: eight lanes have one of a row
+  w.bytes += plan.splits * args.m * w.partial_stride * 4;
+  return w;
+}
+
+CudaWorkspace LayOutWorkspace(const MatMulArgs& args, const CudaDevice& device) {
+  if (UsesGemv(args, device)) return {};
+  if (args.activations != Activations::kFloat) {
+    const GemmTable& table = TableOf(args, device);
+    return LayOutGemm(args, table, PlanGemm(args, table, device));
+  }
+  CudaWorkspace w;
+  const int64_t splits = PlanFloat(args.m, args.k, args.n, device).splits;
+  if (splits == 1) return w;
+  w.partial_stride = RoundUp(args.n, 4) + 4;
+  w.bytes = splits * args.m * w.partial_stride * 4;
   return w;
 }
 

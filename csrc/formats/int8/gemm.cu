@@ -13,12 +13,7 @@ struct BytesProduct {
 
   template <int kStride>
   TFCOMPRESS_DEVICE static void LoadWeights(const uint32_t* words, int s, int c, uint32_t (&a)[4]) {
-    const Words<2> low = tfcompress::LoadWords<2>(words + (s * 8 + c) * kStride);
-    const Words<2> high = tfcompress::LoadWords<2>(words + (s * 8 + 4 + c) * kStride);
-    a[0] = low.v[0];
-    a[1] = low.v[1];
-    a[2] = high.v[0];
-    a[3] = high.v[1];
+    LoadEightWords<kStride>(words, s, c, a);
   }
   TFCOMPRESS_DEVICE static void MultiplyAdd(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { MultiplyAddMatrices(c, a, b0, b1); }
   TFCOMPRESS_DEVICE static void Finish(const Problem& p, int64_t row, int64_t column, bool exists, const int32_t (&sums)[4]) {

@@ -18,64 +18,6 @@ struct RowWords {
   }
 };
 
-// Quantises all rows into shared memory.
-template <int kRows>
-TFCOMPRESS_DEVICE void QuantizeIntoShared(const CudaProblem& p, int chunk_groups, const GemvShared<kRows>& shared) {
-  const int thread = ThreadIndex(), warp = thread / 32;
-  uint32_t most[kRows] = {};
-  for (int g = thread; g < p.words; g += kGemvThreads) {
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      float v[4];
-      if (r < p.m) {
-        LoadFour(p.x, r, 4 * g, v);
-        most[r] = MostMagnitude(v, most[r]);
-      }
-    }
-  }
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    most[r] = WarpMost(most[r]);
-    if (thread % 32 == 0) shared.of_warps[warp * kRows + r] = most[r];
-  }
-  SyncThreads();
-  Scaling scaling[kRows];
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    for (int w = 0; w < kWarps; ++w) most[r] = shared.of_warps[w * kRows + r] > most[r] ? shared.of_warps[w * kRows + r] : most[r];
-    scaling[r] = ScalingOf(most[r], p.x_scale);
-  }
-  uint32_t sum[kRows] = {};
-  for (int g = thread; g < p.words; g += kGemvThreads) {
-#pragma unroll
-    for (int r0 = 0; r0 < kRows; r0 += RowWords<kRows>::kPacked) {
-      typename RowWords<kRows>::Packed packed;
-#pragma unroll
-      for (int r = r0; r < r0 + RowWords<kRows>::kPacked; ++r) {
-        float v[4] = {};
-        if (r < p.m) LoadFour(p.x, r, 4 * g, v);
-        packed.v[r - r0] = QuantizeFour(v, scaling[r], &sum[r]);
-      }
-      StoreShared(RowWords<kRows>::At(shared.x, chunk_groups, g, r0), packed);
-    }
-  }
-  SyncThreads();  // everybody has read the magnitudes
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    sum[r] = WarpSum(sum[r]);
-    if (thread % 32 == 0) shared.of_warps[warp * kRows + r] = sum[r];
-    if (thread == 0) shared.row_scales[r].scale = scaling[r].scale;
-  }
-  SyncThreads();
-  if (thread < kRows) {
-    uint32_t total = 0;
-    for (int w = 0; w < kWarps; ++w) total += shared.of_warps[w * kRows + thread];
-    const float scale = shared.row_scales[thread].scale;
-    shared.row_scales[thread] = MakeRowScale({scale, 0.0f, false}, total);
-    if (BlockIndex() == 0 && p.row_scale_copy != nullptr && thread < p.m) p.row_scale_copy[thread] = scale;
-  }
-}
-
 // Copies a chunk of rows that were quantised before.
 template <int kRows>
 TFCOMPRESS_DEVICE void CopyIntoShared(const CudaProblem& p, int first, int groups, int chunk_groups, const GemvShared<kRows>& shared) {
@@ -107,7 +49,9 @@ IntegerGemvKernel(CudaProblem p, int columns, int chunk_groups) {
     Words4 raw[GemvUnroll(kRows)];
     LoadWeights<1>(t, first + t.word, end, raw);  // under way while x is prepared
     if (kFused) {
-      QuantizeIntoShared<kRows>(p, chunk_groups, shared);
+      QuantizeIntoShared<kRows, Rows::kPacked>(
+          p, p.x_scale, groups, shared, [&](int r, int g, float(&v)[4]) { LoadFour(p.x, r, 4 * g, v); },
+          [&](int g, int r, const typename Rows::Packed& packed) { StoreShared(Rows::At(shared.x, chunk_groups, g, r), packed); });
     } else {
       if (first > 0) SyncThreads();  // the chunk before has been multiplied
       CopyIntoShared<kRows>(p, first, end - first, chunk_groups, shared);
