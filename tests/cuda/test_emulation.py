@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS = ("int8_cuda_test_80", "int8_cuda_test_75", "sparse_cuda_test_80")
+PROGRAMS = (
+    *("int8_cuda_test_80", "int8_cuda_test_75", "sparse_cuda_test_80"),
+    *("binary_cuda_test_80", "binary_cuda_test_75", "binary_cuda_test_90"),
+)
 SEEDS = (20_251, 7)
 LEAST_COVERAGE = 0.95
 
@@ -31,6 +34,18 @@ MUTATIONS = {
         "base/cuda_panels_gemm.cuh",
         "c * kWordsAtATime < words_left_,",
         "c * kWordsAtATime <= words_left_,",
+    ),
+    "last word of signs": (
+        "binary_cuda_test_80",
+        "formats/binary/gemv.cu",
+        "const uint32_t mask = w == words - 1 ?",
+        "const uint32_t mask = w == words ?",
+    ),
+    "last stage of signs": (
+        "binary_cuda_test_80",
+        "base/cuda_panels_gemm.cuh",
+        "first_stage + s == all_stages - 1",
+        "first_stage + s == all_stages",
     ),
     "last step of a panel": (
         "sparse_cuda_test_80",
