@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 OPS = (
     *("Int8MatMul", "Int8Unpack", "SparseMatMul", "SparseUnpack", "SparseValuesGradient"),
-    *("BinaryMatMul", "BinaryUnpack"),
+    *("BinaryMatMul", "BinaryUnpack", "Patches", "PatchesGradient"),
 )
 
 MAIN = """

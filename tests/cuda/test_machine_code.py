@@ -19,6 +19,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = (
+    "base/patches",
     "base/quantize_rows",
     "formats/binary/cuda",
     "formats/binary/float_gemm",
