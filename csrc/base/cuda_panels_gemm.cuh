@@ -209,6 +209,7 @@ template <class Product, int kTile>
 TFCOMPRESS_DEVICE void MaskLastWord(const typename Product::Problem& p, char* stage, int64_t first_word) {
   constexpr GemmTile kT = Product::Tile(kTile);
   char* const row = stage + StageCopies<Product, kTile>::kWeightsAt + (p.words - 1 - first_word) * StageCopies<Product, kTile>::kWeightsRowBytes;
+#pragma unroll 1
   for (int i = ThreadIndex(); i < kT.columns; i += GemmThreads(kT)) reinterpret_cast<uint32_t*>(row)[i] &= p.last_word_mask;
 }
 

@@ -92,7 +92,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     return Build(tmp_path_factory.mktemp("emulation"))
 
 
-@pytest.mark.parametrize("program", (*PROGRAMS, "patches_cuda_test_80"))
+@pytest.mark.parametrize("program", [*PROGRAMS, "patches_cuda_test_80"])
 def test_kernels_compute_what_the_cpu_computes(build: Build, program: str) -> None:
     for seed in SEEDS:
         output = run(str(build.programs / program), "40", str(seed))
