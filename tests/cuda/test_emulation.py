@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS = (
-    *("int8_cuda_test_80", "int8_cuda_test_75", "sparse_cuda_test_80"),
-    *("binary_cuda_test_80", "binary_cuda_test_75", "binary_cuda_test_90"),
-)
+# Every barrier of these is left out in turn.
+PROGRAMS = ("int8_cuda_test_80", "int8_cuda_test_75", "sparse_cuda_test_80", "binary_cuda_test_80")
+# Other fragments in the same frames, and kernels without barriers.
+OTHERS = ("binary_cuda_test_75", "binary_cuda_test_90", "patches_cuda_test_80")
 SEEDS = (20_251, 7)
 LEAST_COVERAGE = 0.95
 
@@ -92,9 +92,9 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     return Build(tmp_path_factory.mktemp("emulation"))
 
 
-@pytest.mark.parametrize("program", [*PROGRAMS, "patches_cuda_test_80"])
+@pytest.mark.parametrize("program", [*PROGRAMS, *OTHERS])
 def test_kernels_compute_what_the_cpu_computes(build: Build, program: str) -> None:
-    for seed in SEEDS:
+    for seed in SEEDS if program in PROGRAMS else SEEDS[:1]:
         output = run(str(build.programs / program), "40", str(seed))
         assert "\nOK\n" in output, output
 
