@@ -32,4 +32,4 @@ format:
 
 performance: build ## docs/performance.md, its plots and a page of the same, measured now: some 15 minutes on a quiet machine
 	mkdir -p build
-	$(PYTHON) -m tfcompress_ops.cli bench all --docs docs/performance.md --json build/performance.json --html build/performance.html
+	$(PYTHON) -m tfcompress_command bench all --docs docs/performance.md --json build/performance.json --html build/performance.html

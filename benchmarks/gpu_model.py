@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tfcompress_ops._kernels import int8_gpu_plan
+from tfcompress_ops._kernels import binary_gpu_plan, int8_gpu_plan
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,40 @@ def sparse_row(
     return "columns" if m >= COLUMNS_FROM else "gather", ideal, moved, work
 
 
+def binary_row(
+    gpu: Gpu, m: int, k: int, n: int, levels: str, activations: str
+) -> tuple[str, float, float, dict[str, float]]:
+    plan = binary_gpu_plan(
+        *(m, k, n, levels, activations),
+        *(gpu.compute_capability, gpu.multiprocessors, gpu.shared_bytes_per_block),
+    )
+    bits = 1 if levels == "binary" else 2
+    words = -(-k * bits // 32) * -(-n // 16) * 16
+    ideal = 4 * words + 4 * n + 4 * m * k + 4 * m * n
+    moved = ideal + 2 * plan["workspace_bytes"]
+    name = f"{plan['kernel']} {plan['rows']}x{plan['columns']}"
+    if plan["splits"] > 1:
+        name += f" /{plan['splits']}"
+    # Lanes of all multiprocessors in a microsecond: 64 for integers and for float32 (128 of them
+    # from 8.6 on, but for integers' share), 16 that count bits.
+    lanes = gpu.multiprocessors * gpu.clock_ghz * 64e3
+    work = {"DRAM": moved / (1e3 * gpu.dram_gb_s)}
+    if activations == "float":
+        # Two instructions decode a weight for all rows; a multiply-add for each.
+        work["fp32"] = m * k * n / (1e6 * gpu.float32_tflops / 2)
+        work["int32"] = k * n * (2 if plan["kernel"] == "GEMV" else 2 * -(-m // 64)) / lanes
+    elif plan["kernel"] == "GEMM":
+        # Bits are counted at eight times the rate of int8; on 9.0 one product in nine to seventeen
+        # is by ones. Levels become bytes in registers.
+        work["tensor"] = 2e-6 * m * k * n / gpu.int8_tops / (8 if plan["counts_bits"] else 1)
+    elif activations == "binary":
+        work["popc"] = m * words / (lanes / 4)
+    else:
+        # Four levels an instruction at best, and a dp4a for each row.
+        work["dp4a"] = (k * n / 4) * (1 + m) / lanes
+    return name, ideal, moved, work
+
+
 def rows(gpus: tuple[Gpu, ...] = GPUS) -> Iterator[Row]:
     """Every GPU, layer, batch and format."""
     for gpu in gpus:
@@ -134,6 +168,10 @@ def rows(gpus: tuple[Gpu, ...] = GPUS) -> Iterator[Row]:
                     "int8": int8_row(gpu, m, k, n),
                     "sparse float32 90 %": sparse_row(gpu, m, k, n, int8=False),
                     "sparse int8 90 %": sparse_row(gpu, m, k, n, int8=True),
+                    "binary": binary_row(gpu, m, k, n, "binary", "binary"),
+                    "binary, int8 x": binary_row(gpu, m, k, n, "binary", "int8"),
+                    "binary, float x": binary_row(gpu, m, k, n, "binary", "float"),
+                    "ternary, int8 x": binary_row(gpu, m, k, n, "ternary", "int8"),
                 }.items():
                     time, by = bound(work)
                     yield Row(

@@ -22,6 +22,10 @@ FORMATS: dict[str, Callable[[], Any]] = {
     "int8": tfc.Int8,
     "sparse float32 90 %": lambda: tfc.Sparse(sparsity=0.9),
     "sparse int8 90 %": lambda: tfc.Sparse(sparsity=0.9, values="int8"),
+    "binary": lambda: tfc.Binary(activations="binary"),
+    "binary, int8 x": lambda: tfc.Binary(activations="int8"),
+    "binary, float x": tfc.Binary,
+    "ternary, int8 x": lambda: tfc.Ternary(activations="int8"),
     "tf.matmul float32": lambda: None,
     "tf.matmul float16": lambda: None,
 }

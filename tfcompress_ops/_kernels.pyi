@@ -86,3 +86,13 @@ def int8_gpu_plan(
     multiprocessors: int,
     shared_bytes_per_block: int,
 ) -> dict[str, Any]: ...
+def binary_gpu_plan(
+    m: int,
+    k: int,
+    n: int,
+    levels: str,
+    activations: str,
+    compute_capability: int,
+    multiprocessors: int,
+    shared_bytes_per_block: int,
+) -> dict[str, Any]: ...

@@ -54,6 +54,8 @@ template <typename T>
 TFCOMPRESS_DEVICE T ShuffleXor(T value, int lanes) {
   return __shfl_xor_sync(0xffffffffu, value, lanes);
 }
+// Bit l is lane l's predicate. All 32 lanes take part.
+TFCOMPRESS_DEVICE uint32_t Ballot(bool predicate) { return __ballot_sync(0xffffffffu, predicate); }
 
 // ---- Memory --------------------------------------------------------------------------------------------------------------------------
 // 16 bytes that are read once and written by nobody: not kept in L1.
@@ -148,6 +150,7 @@ TFCOMPRESS_DEVICE int32_t Dot4Signed(uint32_t a, uint32_t b, int32_t sum) {
 }
 // Byte i of the result is byte (selector >> 4 * i) & 7 of b:a.
 TFCOMPRESS_DEVICE uint32_t BytePermute(uint32_t a, uint32_t b, uint32_t selector) { return __byte_perm(a, b, selector); }
+TFCOMPRESS_DEVICE int PopCount(uint32_t word) { return __popc(word); }
 TFCOMPRESS_DEVICE float FusedMultiplyAdd(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 
 // Four 8 x 8 matrices of 16 bits out of shared memory: lane l gives the address of row l % 8 of matrix l / 8; r[i] holds of matrix i the elements
@@ -171,6 +174,33 @@ TFCOMPRESS_DEVICE void MultiplyAddMatrices(int32_t (&c)[4], const uint32_t (&a)[
 #define TFCOMPRESS_MMA_QUARTER(c0, c1, a0, b)                                                            \
   asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.u8.s8.s32 {%0, %1}, {%2}, {%3}, {%0, %1};" \
                : "+r"(c0), "+r"(c1)                                                                      \
+               : "r"(a0), "r"(b))
+  TFCOMPRESS_MMA_QUARTER(c[0], c[1], a[0], b0);
+  TFCOMPRESS_MMA_QUARTER(c[2], c[3], a[1], b0);
+  TFCOMPRESS_MMA_QUARTER(c[0], c[1], a[2], b1);
+  TFCOMPRESS_MMA_QUARTER(c[2], c[3], a[3], b1);
+#undef TFCOMPRESS_MMA_QUARTER
+#endif
+}
+
+// c[16 x 8] += in how many bits rows of a [16 x 256 bits] and columns of b [256 bits x 8] differ, or from 9.0 on, which counts only those natively, are
+// both set. The words of the fragments lie as MultiplyAddMatrices' do. 10.0 and later have no 1-bit tensor cores (the instructions are emulated
+// there by 8 on bytes): no kernel for them calls this.
+inline constexpr bool kHasSignMatrices = kCudaArch < 100;
+inline constexpr bool kSignMatricesCountBoth = kCudaArch >= 90;
+TFCOMPRESS_DEVICE void MultiplyAddSignMatrices(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1000
+  asm volatile("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+               : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800 && __CUDA_ARCH__ < 900
+  asm volatile("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.xor.popc {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+               : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#define TFCOMPRESS_MMA_QUARTER(c0, c1, a0, b)                                                            \
+  asm volatile("mma.sync.aligned.m8n8k128.row.col.s32.b1.b1.s32.xor.popc {%0, %1}, {%2}, {%3}, {%0, %1};" \
+               : "+r"(c0), "+r"(c1)                                                                       \
                : "r"(a0), "r"(b))
   TFCOMPRESS_MMA_QUARTER(c[0], c[1], a[0], b0);
   TFCOMPRESS_MMA_QUARTER(c[2], c[3], a[1], b0);

@@ -54,6 +54,28 @@ TFCOMPRESS_DEVICE void LoadFour(const CudaRows& rows, int64_t row, int64_t first
   for (int i = 0; i < 4; ++i) v[i] = rows.type == ElementType::kBFloat16 ? FromBFloat16(h[i]) : FromFloat16(h[i]);
 }
 
+// x[row, k] as float; 0 beyond k.
+TFCOMPRESS_DEVICE float LoadOne(const CudaRows& rows, int64_t row, int64_t k) {
+  if (k >= rows.k) return 0.0f;
+  const int64_t at = row * rows.stride + k;
+  if (rows.type == ElementType::kFloat32) return LoadReadOnly(static_cast<const float*>(rows.x) + at);
+  const uint16_t h = LoadReadOnly(static_cast<const uint16_t*>(rows.x) + at);
+  return rows.type == ElementType::kBFloat16 ? FromBFloat16(h) : FromFloat16(h);
+}
+
+// The activations that the i-th word of bytes of a row holds. kFields 1: four in a row. More, "field order": of every kFields words, word f holds
+// k = f, kFields + f, 2 kFields + f, 3 kFields + f: the fields of a word of packed bits (formats/binary/cuda.h). Neighbouring lanes then take
+// neighbouring activations, whole sectors.
+template <int kFields>
+TFCOMPRESS_DEVICE void LoadFields(const CudaRows& rows, int64_t row, int64_t i, float (&v)[4]) {
+  if constexpr (kFields == 1) {
+    LoadFour(rows, row, 4 * i, v);
+  } else {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) v[j] = LoadOne(rows, row, i / kFields * (4 * kFields) + j * kFields + i % kFields);
+  }
+}
+
 // Of |v| as bits, at least so_far.
 TFCOMPRESS_DEVICE uint32_t MostMagnitude(const float (&v)[4], uint32_t so_far) {
 #pragma unroll
@@ -125,9 +147,10 @@ TFCOMPRESS_DEVICE uint32_t WarpSum(uint32_t v) {
 
 }  // namespace
 
-// x_q[row] (q_stride bytes, a multiple of 4; zeros beyond k), and its scale and sum, for each row; scales to scale_copy too unless it is null.
+// x_q[row] (q_stride bytes, a multiple of 4 * fields; zeros beyond k), and its scale and sum, for each row; scales to scale_copy too unless it is null.
+// `fields`, 1, 4 or 8: the order of the bytes, as LoadFields has it.
 std::string LaunchQuantizeRows(const CudaRows& rows, const float* x_scale, uint8_t* q, int64_t q_stride, RowScale* row_scales,
-                               float* scale_copy, void* stream);
+                               float* scale_copy, void* stream, int fields = 1);
 
 }  // namespace tfcompress
 

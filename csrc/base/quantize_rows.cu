@@ -9,6 +9,7 @@ constexpr int kQuantizeWarps = kQuantizeThreads / 32;
 constexpr int64_t kQuantizeSharedBytes = 2 * kQuantizeWarps * 4;
 
 // A block for each row. x is read twice, the second time from L1 or L2.
+template <int kFields>
 TFCOMPRESS_GLOBAL(kQuantizeThreads, 8)
 QuantizeRowsKernel(CudaRows rows, const float* x_scale, uint8_t* q, int64_t q_stride, RowScale* row_scales, float* scale_copy) {
   uint32_t* of_warps = reinterpret_cast<uint32_t*>(SharedMemory());
@@ -27,10 +28,10 @@ QuantizeRowsKernel(CudaRows rows, const float* x_scale, uint8_t* q, int64_t q_st
   for (int w = 0; w < kQuantizeWarps; ++w) most = of_warps[w] > most ? of_warps[w] : most;
   const Scaling scaling = ScalingOf(most, x_scale);
   uint32_t sum = 0;
-  for (int64_t i = 4 * thread; i < q_stride; i += 4 * kQuantizeThreads) {
+  for (int64_t i = thread; 4 * i < q_stride; i += kQuantizeThreads) {
     float v[4];
-    LoadFour(rows, row, i, v);
-    *reinterpret_cast<uint32_t*>(q + row * q_stride + i) = QuantizeFour(v, scaling, &sum);
+    LoadFields<kFields>(rows, row, i, v);
+    *reinterpret_cast<uint32_t*>(q + row * q_stride + 4 * i) = QuantizeFour(v, scaling, &sum);
   }
   sum = WarpSum(sum);
   if (thread % 32 == 0) of_warps[kQuantizeWarps + thread / 32] = sum;
@@ -47,8 +48,9 @@ QuantizeRowsKernel(CudaRows rows, const float* x_scale, uint8_t* q, int64_t q_st
 }  // namespace
 
 std::string LaunchQuantizeRows(const CudaRows& rows, const float* x_scale, uint8_t* q, int64_t q_stride, RowScale* row_scales,
-                               float* scale_copy, void* stream) {
-  return LaunchKernel("row quantisation", QuantizeRowsKernel, rows.m, kQuantizeThreads, kQuantizeSharedBytes, stream, rows, x_scale, q, q_stride,
+                               float* scale_copy, void* stream, int fields) {
+  const auto kernel = fields == 8 ? QuantizeRowsKernel<8> : fields == 4 ? QuantizeRowsKernel<4> : QuantizeRowsKernel<1>;
+  return LaunchKernel("row quantisation", kernel, rows.m, kQuantizeThreads, kQuantizeSharedBytes, stream, rows, x_scale, q, q_stride,
                       row_scales, scale_copy);
 }
 

@@ -5,6 +5,10 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "formats/binary/binary.h"
+#ifdef TFCOMPRESS_WITH_CUDA
+#include "formats/binary/cuda.h"
+#include "ops/cuda_support.h"
+#endif
 #include "ops/op_support.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
@@ -138,9 +142,10 @@ absl::Status CheckPacked(const char* op, const Tensor& kernel, const Tensor& sca
   return absl::OkStatus();
 }
 
-class BinaryMatMulOp : public OpKernel {
+// What is the same on every device: attributes, checks, arguments. Tensors are the device's, and none is looked into.
+class BinaryMatMulBase : public OpKernel {
  public:
-  explicit BinaryMatMulOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
+  explicit BinaryMatMulBase(OpKernelConstruction* ctx) : OpKernel(ctx) {
     std::string name;
     OP_REQUIRES_OK(ctx, ctx->GetAttr("levels", &name));
     OP_REQUIRES_OK(ctx, ParseName(name, binary::kLevelsNames, &levels_));
@@ -151,70 +156,69 @@ class BinaryMatMulOp : public OpKernel {
     OP_REQUIRES_OK(ctx, ctx->GetAttr("in_features", &in_features_));
     OP_REQUIRES_OK(ctx, ctx->GetAttr("scale_x", &scale_x_));
     OP_REQUIRES_OK(ctx, optional_.Init(ctx, kOp, {"mean", "bias", "threshold"}));
-    OP_REQUIRES_OK(ctx, CheckTier(kOp));
   }
 
-  void Compute(OpKernelContext* ctx) override {
+ protected:
+  static constexpr const char* kOp = "Tfcompress>BinaryMatMul";
+
+  // All of *args; y is allocated.
+  absl::Status GetArgs(OpKernelContext* ctx, binary::MatMulArgs* args) const {
     const Tensor& x = ctx->input(0);
     const Tensor& kernel = ctx->input(1);
     const Tensor& scale = ctx->input(2);
-    OP_REQUIRES_OK(ctx, CheckPacked(kOp, kernel, scale, levels_, in_features_));
+    TF_RETURN_IF_ERROR(CheckPacked(kOp, kernel, scale, levels_, in_features_));
     const int64_t columns = XColumns(x.dtype(), in_features_);
-    OP_REQUIRES(ctx, x.dims() >= 1 && x.dim_size(x.dims() - 1) == columns,
-                absl::InvalidArgumentError(absl::StrCat(kOp, ": x must have rank >= 1 and ", columns, " columns for in_features = ",
-                                                        in_features_, "; received shape ", x.shape().DebugString())));
-    binary::MatMulArgs args;
-    args.m = LeadingElements(x.shape());
-    args.k = in_features_;
-    args.n = scale.dim_size(0);
-    if (x.dtype() == tensorflow::DT_INT32) {
-      args.x_signs = static_cast<const uint32_t*>(x.data());
-      OP_REQUIRES(ctx, activations_ == binary::Activations::kBinary,
-                  absl::InvalidArgumentError(absl::StrCat(kOp, ": x must be floating-point unless activations = 'binary'")));
-    } else {
-      args.x = x.data();
-      args.x_type = ElementTypeOf(x.dtype());
-      args.x_stride = args.k;
+    if (x.dims() < 1 || x.dim_size(x.dims() - 1) != columns) {
+      return absl::InvalidArgumentError(absl::StrCat(kOp, ": x must have rank >= 1 and ", columns, " columns for in_features = ", in_features_,
+                                                     "; received shape ", x.shape().DebugString()));
     }
-    args.levels = levels_;
-    args.kernel = kernel.flat<uint8_t>().data();
-    args.scale = scale.flat<float>().data();
-    args.activations = activations_;
-    args.scale_x = scale_x_;
-    args.activation = activation_;
-    OP_REQUIRES_OK(ctx, optional_.Get(ctx, 0, args.n, &args.mean));
-    OP_REQUIRES_OK(ctx, optional_.Get(ctx, 1, args.n, &args.bias));
-    OP_REQUIRES_OK(ctx, optional_.Get(ctx, 2, args.n, &args.threshold));
+    args->m = LeadingElements(x.shape());
+    args->k = in_features_;
+    args->n = scale.dim_size(0);
+    if (x.dtype() == tensorflow::DT_INT32) {
+      args->x_signs = static_cast<const uint32_t*>(x.data());
+      if (activations_ != binary::Activations::kBinary) {
+        return absl::InvalidArgumentError(absl::StrCat(kOp, ": x must be floating-point unless activations = 'binary'"));
+      }
+    } else {
+      args->x = x.data();
+      args->x_type = ElementTypeOf(x.dtype());
+      args->x_stride = args->k;
+    }
+    args->levels = levels_;
+    args->kernel = kernel.flat<uint8_t>().data();
+    args->scale = scale.flat<float>().data();
+    args->activations = activations_;
+    args->scale_x = scale_x_;
+    args->activation = activation_;
+    TF_RETURN_IF_ERROR(optional_.Get(ctx, 0, args->n, &args->mean));
+    TF_RETURN_IF_ERROR(optional_.Get(ctx, 1, args->n, &args->bias));
+    TF_RETURN_IF_ERROR(optional_.Get(ctx, 2, args->n, &args->threshold));
     const bool signs = ctx->expected_output_dtype(0) == tensorflow::DT_INT32;
-    OP_REQUIRES(ctx, signs == (args.threshold != nullptr),
-                absl::InvalidArgumentError(absl::StrCat(kOp, ": threshold must be given if and only if y is int32")));
+    if (signs != (args->threshold != nullptr)) {
+      return absl::InvalidArgumentError(absl::StrCat(kOp, ": threshold must be given if and only if y is int32"));
+    }
     // CheckMatMul goes by pointers, which an empty tensor has none of.
     const bool takes_or_gives_signs = signs || x.dtype() == tensorflow::DT_INT32;
-    OP_REQUIRES(ctx, activations_ == binary::Activations::kBinary ? !(scale_x_ && takes_or_gives_signs) : !takes_or_gives_signs,
-                absl::InvalidArgumentError(absl::StrCat(kOp, ": packed signs and threshold go with activations = 'binary' and scale_x = false")));
-    args.y_stride = args.n;
-    const int64_t y_columns = signs ? binary::SignWords(args.n) : args.n;
-
-    TensorShape y_shape = x.shape();
-    OP_REQUIRES_OK(ctx, y_shape.SetDimWithStatus(x.dims() - 1, y_columns));
-    Tensor* y = nullptr;
-    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, y_shape, &y));
-    if (signs) {
-      args.y_signs = static_cast<uint32_t*>(y->data());
-    } else {
-      args.y = y->data();
-      args.y_type = ElementTypeOf(y->dtype());
+    if (activations_ == binary::Activations::kBinary ? scale_x_ && takes_or_gives_signs : takes_or_gives_signs) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(kOp, ": packed signs and threshold go with activations = 'binary' and scale_x = false"));
     }
-    const std::string error = binary::CheckMatMul(args);
-    OP_REQUIRES(ctx, error.empty(), absl::InvalidArgumentError(absl::StrCat(kOp, ": ", error)));
-    TensorFlowThreads threads(ctx);
-    Workspace workspace;
-    OP_REQUIRES_OK(ctx, workspace.Allocate(ctx, binary::WorkspaceBytes(args, threads.NumThreads())));
-    binary::MatMul(args, workspace.data(), &threads);
+    args->y_stride = args->n;
+    TensorShape y_shape = x.shape();
+    TF_RETURN_IF_ERROR(y_shape.SetDimWithStatus(x.dims() - 1, signs ? binary::SignWords(args->n) : args->n));
+    Tensor* y = nullptr;
+    TF_RETURN_IF_ERROR(ctx->allocate_output(0, y_shape, &y));
+    if (signs) {
+      args->y_signs = static_cast<uint32_t*>(y->data());
+    } else {
+      args->y = y->data();
+      args->y_type = ElementTypeOf(y->dtype());
+    }
+    return absl::OkStatus();
   }
 
  private:
-  static constexpr const char* kOp = "Tfcompress>BinaryMatMul";
   binary::Levels levels_;
   binary::Activations activations_;
   Activation activation_;
@@ -223,9 +227,25 @@ class BinaryMatMulOp : public OpKernel {
   OptionalInputs optional_;
 };
 
-class BinaryUnpackOp : public OpKernel {
+class BinaryMatMulOp : public BinaryMatMulBase {
  public:
-  explicit BinaryUnpackOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
+  explicit BinaryMatMulOp(OpKernelConstruction* ctx) : BinaryMatMulBase(ctx) { OP_REQUIRES_OK(ctx, CheckTier(kOp)); }
+
+  void Compute(OpKernelContext* ctx) override {
+    binary::MatMulArgs args;
+    OP_REQUIRES_OK(ctx, GetArgs(ctx, &args));
+    const std::string error = binary::CheckMatMul(args);
+    OP_REQUIRES(ctx, error.empty(), absl::InvalidArgumentError(absl::StrCat(kOp, ": ", error)));
+    TensorFlowThreads threads(ctx);
+    Workspace workspace;
+    OP_REQUIRES_OK(ctx, workspace.Allocate(ctx, binary::WorkspaceBytes(args, threads.NumThreads())));
+    binary::MatMul(args, workspace.data(), &threads);
+  }
+};
+
+class BinaryUnpackBase : public OpKernel {
+ public:
+  explicit BinaryUnpackBase(OpKernelConstruction* ctx) : OpKernel(ctx) {
     std::string name;
     OP_REQUIRES_OK(ctx, ctx->GetAttr("levels", &name));
     OP_REQUIRES_OK(ctx, ParseName(name, binary::kLevelsNames, &levels_));
@@ -233,29 +253,89 @@ class BinaryUnpackOp : public OpKernel {
     OP_REQUIRES_OK(ctx, optional_.Init(ctx, kOp, {"mean"}));
   }
 
-  void Compute(OpKernelContext* ctx) override {
+ protected:
+  static constexpr const char* kOp = "Tfcompress>BinaryUnpack";
+
+  struct Args {
+    binary::Levels levels;
+    const uint8_t* kernel;
+    int64_t k, n;
+    const float* scale;
+    const float* mean;
+    float* weights;
+  };
+
+  absl::Status GetArgs(OpKernelContext* ctx, Args* args) const {
     const Tensor& kernel = ctx->input(0);
     const Tensor& scale = ctx->input(1);
-    OP_REQUIRES_OK(ctx, CheckPacked(kOp, kernel, scale, levels_, in_features_));
-    const int64_t n = scale.dim_size(0);
-    const float* mean;
-    OP_REQUIRES_OK(ctx, optional_.Get(ctx, 0, n, &mean));
+    TF_RETURN_IF_ERROR(CheckPacked(kOp, kernel, scale, levels_, in_features_));
+    args->levels = levels_;
+    args->k = in_features_;
+    args->n = scale.dim_size(0);
+    args->kernel = kernel.flat<uint8_t>().data();
+    args->scale = scale.flat<float>().data();
+    TF_RETURN_IF_ERROR(optional_.Get(ctx, 0, args->n, &args->mean));
     Tensor* weights = nullptr;
-    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, TensorShape({in_features_, n}), &weights));
-    TensorFlowThreads threads(ctx);
-    binary::Dequantize(levels_, kernel.flat<uint8_t>().data(), in_features_, n, scale.flat<float>().data(), mean,
-                       weights->flat<float>().data(), &threads);
+    TF_RETURN_IF_ERROR(ctx->allocate_output(0, TensorShape({in_features_, args->n}), &weights));
+    args->weights = weights->flat<float>().data();
+    return absl::OkStatus();
   }
 
  private:
-  static constexpr const char* kOp = "Tfcompress>BinaryUnpack";
   binary::Levels levels_;
   int64_t in_features_;
   OptionalInputs optional_;
 };
 
+class BinaryUnpackOp : public BinaryUnpackBase {
+ public:
+  using BinaryUnpackBase::BinaryUnpackBase;
+
+  void Compute(OpKernelContext* ctx) override {
+    Args a;
+    OP_REQUIRES_OK(ctx, GetArgs(ctx, &a));
+    TensorFlowThreads threads(ctx);
+    binary::Dequantize(a.levels, a.kernel, a.k, a.n, a.scale, a.mean, a.weights, &threads);
+  }
+};
+
 REGISTER_KERNEL_BUILDER(Name("Tfcompress>BinaryMatMul").Device(tensorflow::DEVICE_CPU), BinaryMatMulOp);
 REGISTER_KERNEL_BUILDER(Name("Tfcompress>BinaryUnpack").Device(tensorflow::DEVICE_CPU), BinaryUnpackOp);
+
+#ifdef TFCOMPRESS_WITH_CUDA
+class BinaryMatMulCudaOp : public BinaryMatMulBase {
+ public:
+  using BinaryMatMulBase::BinaryMatMulBase;
+
+  void Compute(OpKernelContext* ctx) override {
+    binary::MatMulArgs args;
+    OP_REQUIRES_OK(ctx, GetArgs(ctx, &args));
+    const std::string error = binary::CheckCudaMatMul(args);
+    OP_REQUIRES(ctx, error.empty(), absl::InvalidArgumentError(absl::StrCat(kOp, ": ", error)));
+    CudaContext cuda;
+    OP_REQUIRES_OK(ctx, cuda.Init(ctx, kOp));
+    void* workspace;
+    OP_REQUIRES_OK(ctx, cuda.Allocate(ctx, binary::CudaWorkspaceBytes(args, cuda.device()), &workspace));
+    OP_REQUIRES_OK(ctx, LaunchStatus(kOp, binary::CudaMatMul(args, workspace, cuda.device(), cuda.stream())));
+  }
+};
+
+class BinaryUnpackCudaOp : public BinaryUnpackBase {
+ public:
+  using BinaryUnpackBase::BinaryUnpackBase;
+
+  void Compute(OpKernelContext* ctx) override {
+    Args a;
+    OP_REQUIRES_OK(ctx, GetArgs(ctx, &a));
+    CudaContext cuda;
+    OP_REQUIRES_OK(ctx, cuda.Init(ctx, kOp));
+    OP_REQUIRES_OK(ctx, LaunchStatus(kOp, binary::CudaDequantize(a.levels, a.kernel, a.k, a.n, a.scale, a.mean, a.weights, cuda.stream())));
+  }
+};
+
+REGISTER_KERNEL_BUILDER(Name("Tfcompress>BinaryMatMul").Device(tensorflow::DEVICE_GPU), BinaryMatMulCudaOp);
+REGISTER_KERNEL_BUILDER(Name("Tfcompress>BinaryUnpack").Device(tensorflow::DEVICE_GPU), BinaryUnpackCudaOp);
+#endif
 
 }  // namespace
 }  // namespace tfcompress

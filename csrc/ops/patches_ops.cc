@@ -1,14 +1,14 @@
-// What the windows of a convolution see, as rows of a matrix, and the gradient of that: format-independent, copies only.
-//
-//     patches[r, (i * kernel_w + j) * channels + c] = x[b, oh * stride_h - pad_h + i * dilation_h, ow * stride_w - pad_w + j * dilation_w, c]
-//
-// for window first + r = (b * out_h + oh) * out_w + ow; zero where that lies outside of x. A caller makes a block of rows at a time.
+// What the windows of a convolution see, as rows of a matrix (base/patches.h), and the gradient of that.
 #include <algorithm>
 #include <cstring>
 #include <limits>
 #include <string>
 #include <vector>
 
+#include "base/patches.h"
+#ifdef TFCOMPRESS_WITH_CUDA
+#include "ops/cuda_support.h"
+#endif
 #include "ops/op_support.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
@@ -27,17 +27,6 @@ using tensorflow::shape_inference::InferenceContext;
 using tensorflow::shape_inference::ShapeHandle;
 
 constexpr int64_t kBytesPerTask = 64 << 10;  // copied by a worker before it looks for more
-
-struct Axis {
-  int64_t in = 0, out = 0, kernel = 1, stride = 1, dilation = 1, pad = 0;
-};
-
-struct Windows {
-  int64_t batch = 0, channels = 0;
-  Axis h, w;
-  int64_t count() const { return batch * h.out * w.out; }
-  int64_t row() const { return h.kernel * w.kernel * channels; }
-};
 
 // The attributes of both ops.
 class Geometry {
@@ -134,26 +123,49 @@ absl::Status CheckRows(const Windows& windows, int64_t first, int64_t rows) {
   return absl::OkStatus();
 }
 
-template <typename T>
-class PatchesOp : public OpKernel {
+// What is the same on every device: attributes, checks, the block of windows asked for. `first`, `rows` and `x_shape` lie in the host's memory.
+class PatchesBase : public OpKernel {
  public:
-  explicit PatchesOp(OpKernelConstruction* ctx) : OpKernel(ctx) { OP_REQUIRES_OK(ctx, geometry_.Init(ctx)); }
+  explicit PatchesBase(OpKernelConstruction* ctx) : OpKernel(ctx) { OP_REQUIRES_OK(ctx, geometry_.Init(ctx)); }
+
+ protected:
+  struct Args {
+    Windows windows;
+    int64_t first, rows;
+    Tensor* y;
+  };
+
+  absl::Status GetArgs(OpKernelContext* ctx, Args* args) const {
+    const Tensor& x = ctx->input(0);
+    TF_RETURN_IF_ERROR(CheckRank("Tfcompress>Patches", "x", x, 4));
+    TF_RETURN_IF_ERROR(CheckRank("Tfcompress>Patches", "first", ctx->input(1), 0));
+    TF_RETURN_IF_ERROR(CheckRank("Tfcompress>Patches", "rows", ctx->input(2), 0));
+    args->windows = geometry_.For(x.dim_size(0), x.dim_size(1), x.dim_size(2), x.dim_size(3));
+    args->first = ctx->input(1).scalar<int64_t>()();
+    args->rows = ctx->input(2).scalar<int64_t>()();
+    TF_RETURN_IF_ERROR(CheckRows(args->windows, args->first, args->rows));
+    TensorShape shape;
+    TF_RETURN_IF_ERROR(TensorShape::BuildTensorShape({args->rows, args->windows.row()}, &shape));
+    return ctx->allocate_output(0, shape, &args->y);
+  }
+
+ private:
+  Geometry geometry_;
+};
+
+template <typename T>
+class PatchesOp : public PatchesBase {
+ public:
+  using PatchesBase::PatchesBase;
 
   void Compute(OpKernelContext* ctx) override {
-    const Tensor& x = ctx->input(0);
-    OP_REQUIRES_OK(ctx, CheckRank("Tfcompress>Patches", "x", x, 4));
-    OP_REQUIRES_OK(ctx, CheckRank("Tfcompress>Patches", "first", ctx->input(1), 0));
-    OP_REQUIRES_OK(ctx, CheckRank("Tfcompress>Patches", "rows", ctx->input(2), 0));
-    const Windows windows = geometry_.For(x.dim_size(0), x.dim_size(1), x.dim_size(2), x.dim_size(3));
-    const int64_t first = ctx->input(1).scalar<int64_t>()(), rows = ctx->input(2).scalar<int64_t>()();
-    OP_REQUIRES_OK(ctx, CheckRows(windows, first, rows));
-    TensorShape shape;
-    OP_REQUIRES_OK(ctx, TensorShape::BuildTensorShape({rows, windows.row()}, &shape));
-    Tensor* y = nullptr;
-    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, shape, &y));
-    if (y->NumElements() == 0) return;
-    const T* from = x.flat<T>().data();
-    T* to = y->flat<T>().data();
+    Args args;
+    OP_REQUIRES_OK(ctx, GetArgs(ctx, &args));
+    if (args.y->NumElements() == 0) return;
+    const Windows& windows = args.windows;
+    const int64_t rows = args.rows;
+    const T* from = ctx->input(0).flat<T>().data();
+    T* to = args.y->flat<T>().data();
     const int64_t row = windows.row();
     const int64_t rows_per_task = std::max<int64_t>(1, kBytesPerTask / (row * static_cast<int64_t>(sizeof(T))));
     TensorFlowThreads threads(ctx);
@@ -161,41 +173,61 @@ class PatchesOp : public OpKernel {
       for (int64_t r = task * rows_per_task; r < std::min(rows, (task + 1) * rows_per_task); ++r) {
         T* out = to + r * row;
         ForEachRun(
-            windows, first + r, [&](int64_t in, int64_t at, int64_t n) { std::memcpy(static_cast<void*>(out + at), from + in, n * sizeof(T)); },
+            windows, args.first + r, [&](int64_t in, int64_t at, int64_t n) { std::memcpy(static_cast<void*>(out + at), from + in, n * sizeof(T)); },
             [&](int64_t at, int64_t n) { std::memset(static_cast<void*>(out + at), 0, n * sizeof(T)); });
       }
     };
     threads.Run(1, (rows + rows_per_task - 1) / rows_per_task, copy);
+  }
+};
+
+class PatchesGradientBase : public OpKernel {
+ public:
+  explicit PatchesGradientBase(OpKernelConstruction* ctx) : OpKernel(ctx) { OP_REQUIRES_OK(ctx, geometry_.Init(ctx)); }
+
+ protected:
+  struct Args {
+    Windows windows;
+    int64_t first, rows;
+    Tensor* dx;
+  };
+
+  absl::Status GetArgs(OpKernelContext* ctx, Args* args) const {
+    const Tensor& dy = ctx->input(0);
+    TF_RETURN_IF_ERROR(CheckRank("Tfcompress>PatchesGradient", "dy", dy, 2));
+    TF_RETURN_IF_ERROR(CheckVector("Tfcompress>PatchesGradient", "x_shape", ctx->input(1), 4));
+    TF_RETURN_IF_ERROR(CheckRank("Tfcompress>PatchesGradient", "first", ctx->input(2), 0));
+    const auto sizes = ctx->input(1).vec<int64_t>();
+    TensorShape shape;
+    TF_RETURN_IF_ERROR(TensorShape::BuildTensorShape({sizes(0), sizes(1), sizes(2), sizes(3)}, &shape));
+    args->windows = geometry_.For(sizes(0), sizes(1), sizes(2), sizes(3));
+    args->first = ctx->input(2).scalar<int64_t>()();
+    args->rows = dy.dim_size(0);
+    TF_RETURN_IF_ERROR(CheckRows(args->windows, args->first, args->rows));
+    if (dy.dim_size(1) != args->windows.row()) {
+      return absl::InvalidArgumentError(absl::StrCat("Tfcompress>PatchesGradient: dy must have ", args->windows.row(), " columns; received shape ",
+                                                     dy.shape().DebugString()));
+    }
+    return ctx->allocate_output(0, shape, &args->dx);
   }
 
  private:
   Geometry geometry_;
 };
 
-class PatchesGradientOp : public OpKernel {
+class PatchesGradientOp : public PatchesGradientBase {
  public:
-  explicit PatchesGradientOp(OpKernelConstruction* ctx) : OpKernel(ctx) { OP_REQUIRES_OK(ctx, geometry_.Init(ctx)); }
+  using PatchesGradientBase::PatchesGradientBase;
 
   void Compute(OpKernelContext* ctx) override {
-    const Tensor& dy = ctx->input(0);
-    OP_REQUIRES_OK(ctx, CheckRank("Tfcompress>PatchesGradient", "dy", dy, 2));
-    OP_REQUIRES_OK(ctx, CheckVector("Tfcompress>PatchesGradient", "x_shape", ctx->input(1), 4));
-    OP_REQUIRES_OK(ctx, CheckRank("Tfcompress>PatchesGradient", "first", ctx->input(2), 0));
-    const auto sizes = ctx->input(1).vec<int64_t>();
-    TensorShape shape;
-    OP_REQUIRES_OK(ctx, TensorShape::BuildTensorShape({sizes(0), sizes(1), sizes(2), sizes(3)}, &shape));
-    const Windows windows = geometry_.For(sizes(0), sizes(1), sizes(2), sizes(3));
-    const int64_t first = ctx->input(2).scalar<int64_t>()(), rows = dy.dim_size(0);
-    OP_REQUIRES_OK(ctx, CheckRows(windows, first, rows));
-    OP_REQUIRES(ctx, dy.dim_size(1) == windows.row(),
-                absl::InvalidArgumentError(absl::StrCat("Tfcompress>PatchesGradient: dy must have ", windows.row(),
-                                                        " columns; received shape ", dy.shape().DebugString())));
-    Tensor* dx = nullptr;
-    OP_REQUIRES_OK(ctx, ctx->allocate_output(0, shape, &dx));
-    if (dx->NumElements() == 0) return;
-    const float* from = dy.flat<float>().data();
-    float* to = dx->flat<float>().data();
-    const int64_t image = windows.h.out * windows.w.out, elements = dx->NumElements() / windows.batch;
+    Args args;
+    OP_REQUIRES_OK(ctx, GetArgs(ctx, &args));
+    if (args.dx->NumElements() == 0) return;
+    const Windows& windows = args.windows;
+    const int64_t first = args.first, rows = args.rows;
+    const float* from = ctx->input(0).flat<float>().data();
+    float* to = args.dx->flat<float>().data();
+    const int64_t image = windows.h.out * windows.w.out, elements = args.dx->NumElements() / windows.batch;
     TensorFlowThreads threads(ctx);
     // Windows of one image overlap; images do not.
     const auto add = [&](int64_t, int64_t b, int) {
@@ -213,9 +245,6 @@ class PatchesGradientOp : public OpKernel {
     };
     threads.Run(1, windows.batch, add);
   }
-
- private:
-  Geometry geometry_;
 };
 
 REGISTER_OP("Tfcompress>Patches")
@@ -268,6 +297,42 @@ REGISTER_KERNEL_BUILDER(Name("Tfcompress>Patches").Device(tensorflow::DEVICE_CPU
                         PatchesOp<tensorflow::bfloat16>);
 REGISTER_KERNEL_BUILDER(Name("Tfcompress>Patches").Device(tensorflow::DEVICE_CPU).TypeConstraint<Eigen::half>("T"), PatchesOp<Eigen::half>);
 REGISTER_KERNEL_BUILDER(Name("Tfcompress>PatchesGradient").Device(tensorflow::DEVICE_CPU), PatchesGradientOp);
+
+#ifdef TFCOMPRESS_WITH_CUDA
+class PatchesCudaOp : public PatchesBase {
+ public:
+  using PatchesBase::PatchesBase;
+
+  void Compute(OpKernelContext* ctx) override {
+    Args args;
+    OP_REQUIRES_OK(ctx, GetArgs(ctx, &args));
+    CudaContext cuda;
+    OP_REQUIRES_OK(ctx, cuda.Init(ctx, "Tfcompress>Patches"));
+    const int element_bytes = tensorflow::DataTypeSize(args.y->dtype());
+    OP_REQUIRES_OK(ctx, LaunchStatus("Tfcompress>Patches", CudaPatches(args.windows, ctx->input(0).data(), args.first, args.rows, element_bytes,
+                                                                       args.y->data(), cuda.stream())));
+  }
+};
+
+class PatchesGradientCudaOp : public PatchesGradientBase {
+ public:
+  using PatchesGradientBase::PatchesGradientBase;
+
+  void Compute(OpKernelContext* ctx) override {
+    Args args;
+    OP_REQUIRES_OK(ctx, GetArgs(ctx, &args));
+    CudaContext cuda;
+    OP_REQUIRES_OK(ctx, cuda.Init(ctx, "Tfcompress>PatchesGradient"));
+    OP_REQUIRES_OK(ctx, LaunchStatus("Tfcompress>PatchesGradient",
+                                     CudaPatchesGradient(args.windows, ctx->input(0).flat<float>().data(), args.first, args.rows,
+                                                         args.dx->flat<float>().data(), cuda.stream())));
+  }
+};
+
+REGISTER_KERNEL_BUILDER(Name("Tfcompress>Patches").Device(tensorflow::DEVICE_GPU).HostMemory("first").HostMemory("rows"), PatchesCudaOp);
+REGISTER_KERNEL_BUILDER(Name("Tfcompress>PatchesGradient").Device(tensorflow::DEVICE_GPU).HostMemory("x_shape").HostMemory("first"),
+                        PatchesGradientCudaOp);
+#endif
 
 }  // namespace
 }  // namespace tfcompress

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "formats/binary/binary.h"
+#include "formats/binary/cuda.h"
 #include "formats/binary/kernels.h"
 #include "python/module_support.h"
 
@@ -133,6 +134,43 @@ py::list Variants() {
   return variants;
 }
 
+// What would run on a GPU, which need not be there.
+py::dict GpuPlan(int64_t m, int64_t k, int64_t n, const std::string& levels, const std::string& activations, int compute_capability,
+                 int multiprocessors, int64_t shared_bytes_per_block) {
+  binary::MatMulArgs args;
+  args.m = m;
+  args.k = k;
+  args.n = n;
+  args.levels = LevelsOf(levels);
+  args.activations = ParseName<binary::Activations>(activations, "activations", binary::kActivationsNames);
+  const std::string error = binary::CheckMatMul(args);
+  Require(error.empty() && m > 0 && n > 0, error.empty() ? "`m` and `n` must be >= 1." : error);
+  const CudaDevice device = {compute_capability, multiprocessors, shared_bytes_per_block};
+  py::dict plan;
+  plan["workspace_bytes"] = binary::CudaWorkspaceBytes(args, device);
+  plan["splits"] = 1;
+  plan["counts_bits"] = args.activations == binary::Activations::kBinary && binary::CountsBits(device);
+  if (binary::UsesGemv(args, device)) {
+    plan["kernel"] = "GEMV";
+    plan["rows"] = binary::GemvRows(m);
+    plan["columns"] = binary::PlanGemv(args, device).columns;
+    return plan;
+  }
+  plan["kernel"] = "GEMM";
+  if (args.activations == binary::Activations::kFloat) {
+    plan["rows"] = kFloatTileRows;
+    plan["columns"] = kFloatTileColumns;
+    plan["splits"] = PlanFloat(m, k, n, device).splits;
+    return plan;
+  }
+  const GemmTable& table = binary::TableOf(args, device);
+  const GemmPlan gemm = binary::PlanGemm(args, table, device);
+  plan["rows"] = table.tiles[gemm.tile].rows;
+  plan["columns"] = table.tiles[gemm.tile].columns;
+  plan["splits"] = gemm.splits;
+  return plan;
+}
+
 }  // namespace
 
 void BindBinary(py::module_& m) {
@@ -149,6 +187,9 @@ void BindBinary(py::module_& m) {
         py::arg("scale_x") = false, py::arg("activation") = "linear", py::arg("sums") = false, py::arg("threads") = 1,
         "activation(x_scale * (scale * (x @ w) + mean * rowsum(x)) + bias) as float32 [M, N]; x is float32 [M, K], or uint32 words of signs. "
         "With `sums` the exact integer sums as int32; with `threshold` the signs of the sums less it, as uint32 words.");
+  m.def("binary_gpu_plan", &GpuPlan, py::arg("m"), py::arg("k"), py::arg("n"), py::arg("levels"), py::arg("activations"),
+        py::arg("compute_capability"), py::arg("multiprocessors"), py::arg("shared_bytes_per_block"),
+        "Which kernel and tile would multiply [m, k] by binary or ternary weights [k, n] on a GPU.");
   m.def("binary_variants", &Variants, "Which inner steps each tier uses for binary and ternary weights, by activations.");
 }
 

@@ -322,7 +322,7 @@ py::dict Int8GpuPlan(int64_t m, int64_t k, int64_t n, int compute_capability, in
     plan["blocks"] = gemv.blocks;
     return plan;
   }
-  const int8::GemmPlan gemm = int8::PlanGemm(m, k, n, device);
+  const GemmPlan gemm = PlanGemm(int8::kGemmTable, m, int8::RoundUp(k, int8::kGemmDepth) / int8::kGemmDepth, n, device);
   plan["kernel"] = "GEMM";
   plan["rows"] = int8::kGemmTiles[gemm.tile].rows;
   plan["columns"] = int8::kGemmTiles[gemm.tile].columns;

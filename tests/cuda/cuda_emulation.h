@@ -358,6 +358,18 @@ inline void SyncWarp(const char* file = __builtin_FILE(), int line = __builtin_L
   emulation::DoCollective([](const void* const*, void* const*) {}, nullptr, nullptr, site);
 }
 
+inline uint32_t Ballot(bool predicate, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  uint32_t out = 0;
+  emulation::DoCollective(
+      [](const void* const* from, void* const* to) {
+        uint32_t bits = 0;
+        for (int lane = 0; lane < emulation::kWarp; ++lane) bits |= static_cast<uint32_t>(*static_cast<const bool*>(from[lane])) << lane;
+        for (int lane = 0; lane < emulation::kWarp; ++lane) *static_cast<uint32_t*>(to[lane]) = bits;
+      },
+      &predicate, &out, {file, line});
+  return out;
+}
+
 inline Words4 LoadStreaming(const void* from) { return *static_cast<const Words4*>(from); }
 template <typename T>
 T LoadReadOnly(const T* from) {
@@ -424,6 +436,7 @@ inline uint32_t BytePermute(uint32_t a, uint32_t b, uint32_t selector) {
   for (uint32_t i = 0; i < 4; ++i) result |= static_cast<uint32_t>(bytes >> (selector >> (4 * i) & 7) * 8 & 0xff) << (8 * i);
   return result;
 }
+inline int PopCount(uint32_t word) { return __builtin_popcount(word); }
 inline float FusedMultiplyAdd(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 
 // PTX ISA, "Warp-level matrix load instruction: ldmatrix": with .x4 the addresses of matrix i come from lanes 8 * i ... 8 * i + 7; a lane gets of
@@ -503,6 +516,69 @@ inline void MultiplyAddMatrices(int32_t (&c)[4], const uint32_t (&a)[4], uint32_
   for (int i = 0; i < 4; ++i) {
     const MmaOperands operands = {&a[i], &b[i / 2], &c[i % 2 * 2]};
     emulation::DoCollective(emulation::Mma8816, &operands, nullptr, {file, line});
+  }
+}
+
+inline constexpr bool kHasSignMatrices = kCudaArch < 100;
+inline constexpr bool kSignMatricesCountBoth = kCudaArch >= 90;
+
+namespace emulation {
+inline bool BitOf(uint32_t word, int i) { return (word >> i & 1) != 0; }
+inline int32_t CountOf(const bool* a, const bool* b, int bits) {
+  int32_t count = 0;
+  for (int k = 0; k < bits; ++k) count += kSignMatricesCountBoth ? a[k] && b[k] : a[k] != b[k];
+  return count;
+}
+
+// PTX ISA, "Matrix fragments for mma.m16n8k256", bit by bit.
+inline void Mma168256(const void* const* in, void* const*) {
+  static bool a[16][256], b[8][256];  // b by columns
+  for (int lane = 0; lane < kWarp; ++lane) {
+    const auto* o = static_cast<const MmaOperands*>(in[lane]);
+    const int group = lane / 4, in_group = lane % 4;
+    for (int i = 0; i < 128; ++i) {
+      const int row = i < 32 || (i >= 64 && i < 96) ? group : group + 8;
+      const int column = in_group * 32 + (i & 31) + (i < 64 ? 0 : 128);
+      a[row][column] = BitOf(o->a[i / 32], i % 32);
+    }
+    for (int i = 0; i < 64; ++i) b[group][in_group * 32 + (i & 31) + (i < 32 ? 0 : 128)] = BitOf(o->b[i / 32], i % 32);
+  }
+  for (int lane = 0; lane < kWarp; ++lane) {
+    for (int i = 0; i < 4; ++i) {
+      const int row = i < 2 ? lane / 4 : lane / 4 + 8, column = lane % 4 * 2 + (i & 1);
+      static_cast<const MmaOperands*>(in[lane])->c[i] += CountOf(a[row], b[column], 256);
+    }
+  }
+}
+
+// PTX ISA, "Matrix fragments for mma.m8n8k128".
+inline void Mma88128(const void* const* in, void* const*) {
+  static bool a[8][128], b[8][128];
+  for (int lane = 0; lane < kWarp; ++lane) {
+    const auto* o = static_cast<const MmaOperands*>(in[lane]);
+    for (int i = 0; i < 32; ++i) {
+      a[lane / 4][lane % 4 * 32 + i] = BitOf(o->a[0], i);
+      b[lane / 4][lane % 4 * 32 + i] = BitOf(o->b[0], i);
+    }
+  }
+  for (int lane = 0; lane < kWarp; ++lane) {
+    for (int i = 0; i < 2; ++i) static_cast<const MmaOperands*>(in[lane])->c[i] += CountOf(a[lane / 4], b[lane % 4 * 2 + i], 128);
+  }
+}
+}  // namespace emulation
+
+inline void MultiplyAddSignMatrices(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, const char* file = __builtin_FILE(),
+                                    int line = __builtin_LINE()) {
+  using emulation::MmaOperands;
+  const uint32_t b[2] = {b0, b1};
+  if (kCudaArch >= 80) {
+    const MmaOperands operands = {a, b, c};
+    emulation::DoCollective(emulation::Mma168256, &operands, nullptr, {file, line});
+    return;
+  }
+  for (int i = 0; i < 4; ++i) {
+    const MmaOperands operands = {&a[i], &b[i / 2], &c[i % 2 * 2]};
+    emulation::DoCollective(emulation::Mma88128, &operands, nullptr, {file, line});
   }
 }
 

@@ -187,7 +187,7 @@ GemmPlan PlanWith(int tile, int64_t splits, const MatMulArgs& a) {
   GemmPlan plan;
   plan.tile = tile;
   plan.splits = splits;
-  plan.depth = divide_up(divide_up(a.k, kGemmDepth), splits) * kGemmDepth;
+  plan.stages = divide_up(divide_up(a.k, kGemmDepth), splits);
   plan.blocks = divide_up(a.m, kGemmTiles[tile].rows) * divide_up(a.n, kGemmTiles[tile].columns) * splits;
   return plan;
 }
@@ -196,7 +196,7 @@ GemmPlan PlanWith(int tile, int64_t splits, const MatMulArgs& a) {
 void TestGemmTiles(Random& random) {
   for (int tile = 0; tile < kNumGemmTiles; ++tile) {
     const GemmTile& t = kGemmTiles[tile];
-    if (GemmSharedBytes(t, kCudaArch) > DeviceWith(1).shared_bytes_per_block) continue;
+    if (GemmSharedBytes(t, kGemmTable.words, kCudaArch) > DeviceWith(1).shared_bytes_per_block) continue;
     struct Shape {
       int64_t m, k, n, splits;
     };
@@ -303,12 +303,16 @@ void TestErrors(Random& random) {
   EXPECT(CheckCudaMatMul(args).find("in_features must be at most") == 0, "%s", CheckCudaMatMul(args).c_str());
 }
 
+GemmPlan PlanInt8(int64_t m, int64_t k, int64_t n, const CudaDevice& device) {
+  return PlanGemm(kGemmTable, m, (k + kGemmDepth - 1) / kGemmDepth, n, device);
+}
+
 // What is picked for real devices.
 void TestPlans() {
   for (const GemmTile& tile : kGemmTiles) {
     // 8.0 and 9.0 have 164 KiB of shared memory or more, of which a block takes 1 KiB for itself.
     for (const int capability : {80, 90}) {
-      EXPECT(tile.blocks * (GemmSharedBytes(tile, capability) + 1024) <= 164 << 10, "%d x %d, %d blocks", tile.rows, tile.columns, tile.blocks);
+      EXPECT(tile.blocks * (GemmSharedBytes(tile, kGemmTable.words, capability) + 1024) <= 164 << 10, "%d x %d, %d blocks", tile.rows, tile.columns, tile.blocks);
     }
   }
   const CudaDevice t4 = {75, 40, 64 << 10}, a100 = {80, 108, 163 << 10}, l4 = {89, 58, 99 << 10}, h100 = {90, 132, 227 << 10};
@@ -316,18 +320,18 @@ void TestPlans() {
     for (const int64_t m : {9, 16, 17, 32, 64, 128, 500, 4096}) {
       for (const int64_t k : {0, 1, 64, 768, 1024, 4096, 65536}) {
         for (const int64_t n : {1, 100, 1024, 3072, 4096, 50000}) {
-          const GemmPlan plan = PlanGemm(m, k, n, device);
+          const GemmPlan plan = PlanInt8(m, k, n, device);
           const GemmTile& tile = kGemmTiles[plan.tile];
-          EXPECT(GemmSharedBytes(tile, device.compute_capability) <= device.shared_bytes_per_block, "tile %d", plan.tile);
-          EXPECT(plan.depth % kGemmDepth == 0 && plan.depth * plan.splits >= k, "all of K: %ld x %ld", static_cast<long>(plan.splits), static_cast<long>(plan.depth));
-          EXPECT(plan.splits == 1 || plan.depth * (plan.splits - 1) < k, "no empty split of %ld", static_cast<long>(k));
+          EXPECT(GemmSharedBytes(tile, kGemmTable.words, device.compute_capability) <= device.shared_bytes_per_block, "tile %d", plan.tile);
+          EXPECT(plan.stages * kGemmDepth * plan.splits >= k, "all of K: %ld x %ld", static_cast<long>(plan.splits), static_cast<long>(plan.stages));
+          EXPECT(plan.splits == 1 || plan.stages * kGemmDepth * (plan.splits - 1) < k, "no empty split of %ld", static_cast<long>(k));
           EXPECT(plan.blocks == (m + tile.rows - 1) / tile.rows * ((n + tile.columns - 1) / tile.columns) * plan.splits, "%ld blocks", static_cast<long>(plan.blocks));
         }
       }
     }
     // A large product: the largest tiles, K in one piece. Few rows: the smallest tile, and nearly every multiprocessor has work.
-    EXPECT(kGemmTiles[PlanGemm(4096, 4096, 4096, device).tile].rows == 128 && PlanGemm(4096, 4096, 4096, device).splits == 1, "large");
-    const GemmPlan few = PlanGemm(16, 4096, 4096, device);
+    EXPECT(kGemmTiles[PlanInt8(4096, 4096, 4096, device).tile].rows == 128 && PlanInt8(4096, 4096, 4096, device).splits == 1, "large");
+    const GemmPlan few = PlanInt8(16, 4096, 4096, device);
     EXPECT(few.tile == 0 && few.blocks * 10 >= device.multiprocessors * 8, "tile %d, %ld blocks", few.tile, static_cast<long>(few.blocks));
     MatMulArgs args;
     args.m = 1;

@@ -16,19 +16,41 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 
-PROGRAMS = ("int8_cuda_test_80", "int8_cuda_test_75", "sparse_cuda_test_80")
+# Every barrier of these is left out in turn.
+PROGRAMS = ("int8_cuda_test_80", "int8_cuda_test_75", "sparse_cuda_test_80", "binary_cuda_test_80")
+# Other fragments in the same frames, and kernels without barriers.
+OTHERS = ("binary_cuda_test_75", "binary_cuda_test_90", "patches_cuda_test_80")
 SEEDS = (20_251, 7)
 LEAST_COVERAGE = 0.95
 
-# An off-by-one in the source, as an editor would make it: file, text, replacement.
+# An off-by-one in the source, as an editor would make it: program, file, text, replacement.
 MUTATIONS = {
-    "last row of a tile": ("formats/int8/gemm.cu", "row < x_rows_, c);", "row + 1 < x_rows_, c);"),
-    "last group of K": (
-        "formats/int8/gemm.cu",
-        "c * kGroupsAtATime < groups_left_,",
-        "c * kGroupsAtATime <= groups_left_,",
+    "last row of a tile": (
+        "int8_cuda_test_80",
+        "base/cuda_panels_gemm.cuh",
+        "row < x_rows_, c);",
+        "row + 1 < x_rows_, c);",
+    ),
+    "last words of K": (
+        "int8_cuda_test_80",
+        "base/cuda_panels_gemm.cuh",
+        "c * kWordsAtATime < words_left_,",
+        "c * kWordsAtATime <= words_left_,",
+    ),
+    "last word of signs": (
+        "binary_cuda_test_80",
+        "formats/binary/gemv.cu",
+        "const uint32_t mask = w == words - 1 ?",
+        "const uint32_t mask = w == words ?",
+    ),
+    "last stage of signs": (
+        "binary_cuda_test_80",
+        "base/cuda_panels_gemm.cuh",
+        "first_stage + s == all_stages - 1",
+        "first_stage + s == all_stages",
     ),
     "last step of a panel": (
+        "sparse_cuda_test_80",
         "formats/sparse/cuda.cu",
         "for (; step < steps.end; ++step)",
         "for (; step + 1 < steps.end; ++step)",
@@ -72,9 +94,9 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     return Build(tmp_path_factory.mktemp("emulation"))
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", [*PROGRAMS, *OTHERS])
 def test_kernels_compute_what_the_cpu_computes(build: Build, program: str) -> None:
-    for seed in SEEDS:
+    for seed in SEEDS if program in PROGRAMS else SEEDS[:1]:
         output = run(str(build.programs / program), "40", str(seed))
         assert "\nOK\n" in output, output
 
@@ -114,13 +136,12 @@ def test_coverage_of_the_kernels(build: Build) -> None:
 # After the coverage test, whose counts a changed source would spoil.
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_an_off_by_one_is_caught(build: Build, name: str) -> None:
-    path, text, replacement = MUTATIONS[name]
+    program, path, text, replacement = MUTATIONS[name]
     source = build.source / "csrc" / path
     original = source.read_text()
     assert original.count(text) == 1, f"{text!r} is no longer in {path}"
     try:
         source.write_text(original.replace(text, replacement))
-        program = f"{Path(path).parts[1]}_cuda_test_80"
         build.make(program)
         output = run(str(build.programs / program), "10", "1", check=False)
         assert "exit status 0" not in output, output

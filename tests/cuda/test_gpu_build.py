@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-OPS = ("Int8MatMul", "Int8Unpack", "SparseMatMul", "SparseUnpack", "SparseValuesGradient")
+OPS = (
+    *("Int8MatMul", "Int8Unpack", "SparseMatMul", "SparseUnpack", "SparseValuesGradient"),
+    *("BinaryMatMul", "BinaryUnpack", "Patches", "PatchesGradient"),
+)
 
 MAIN = """
 #include <cstdio>

@@ -31,7 +31,7 @@ def rows() -> list[Any]:
 
 
 def test_every_gpu_layer_batch_and_format_once(rows: list[Any]) -> None:
-    expected = len(gpu_model.GPUS) * len(gpu_model.SHAPES) * len(gpu_model.BATCHES) * 3
+    expected = len(gpu_model.GPUS) * len(gpu_model.SHAPES) * len(gpu_model.BATCHES) * 7
     assert len({(r.gpu, r.layer, r.batch, r.format) for r in rows}) == len(rows) == expected
 
 
@@ -56,6 +56,16 @@ def test_large_batches_are_bound_by_tensor_cores(rows: list[Any]) -> None:
     assert a100.bound_us == pytest.approx(2e-6 * 4096**3 / 624, rel=1e-3)
 
 
+def test_binary_weights_move_a_32nd_of_float32(rows: list[Any]) -> None:
+    row = find(rows, gpu="A100", layer="4096x4096", batch=1, format="binary")
+    assert row.kernel.startswith("GEMV 1x")
+    assert row.bound_by == "DRAM"
+    # By hand: 4096 * 4096 bits, 4,096 scales, x and y of 4,096 floats, at 1,555 GB/s.
+    assert row.megabytes == pytest.approx((4096 * 4096 / 8 + 3 * 4 * 4096) / 1e6, rel=1e-3)
+    assert row.bound_us == pytest.approx(1.38, rel=0.01)
+    assert row.of_float32 > 30
+
+
 def test_a_few_rows_are_counted_with_what_kernels_pass_on(rows: list[Any]) -> None:
     row = find(rows, gpu="A100", layer="4096x4096", batch=16, format="int8")
     assert " /" in row.kernel  # K is split: sums are written and read again
@@ -66,6 +76,6 @@ def test_table_says_that_it_is_a_model(capsys: pytest.CaptureFixture[str]) -> No
     gpu_model.main(["--gpu", "T4"])
     text = capsys.readouterr().out
     assert text.startswith("A model from data-sheet peaks, not a measurement")
-    assert text.count("\nT4 ") == len(gpu_model.SHAPES) * len(gpu_model.BATCHES) * 3
+    assert text.count("\nT4 ") == len(gpu_model.SHAPES) * len(gpu_model.BATCHES) * 7
     gpu_model.main(["--json"])
     assert len(json.loads(capsys.readouterr().out)) == len(list(gpu_model.rows()))

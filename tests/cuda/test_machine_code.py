@@ -19,7 +19,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = (
+    "base/patches",
     "base/quantize_rows",
+    "formats/binary/cuda",
+    "formats/binary/float_gemm",
+    "formats/binary/gemm",
+    "formats/binary/gemv",
     "formats/int8/cuda",
     "formats/int8/float_gemm",
     "formats/int8/gemm",
@@ -27,6 +32,8 @@ SOURCES = (
     "formats/sparse/cuda",
 )
 ARCHS = tuple(os.environ.get("TFCOMPRESS_TEST_CUDA_ARCHS", "80").split())
+# Instructions that multiply on tensor cores, or bring what is multiplied.
+FEEDING = ("IMMA", "BMMA", "LDS", "LDSM", "LDGSTS", "LDG", "STS")
 REGISTERS = 65_536  # of a multiprocessor, on every architecture
 
 nvcc = shutil.which("nvcc")
@@ -78,23 +85,46 @@ def kernels_and_registers(log: str) -> Iterator[tuple[str, int]]:
         yield name, int(re.findall(r"Used (\d+) registers", rest)[0])
 
 
-def gemm_tiles() -> list[tuple[int, int]]:
-    """Threads, and blocks of a multiprocessor, that the tile table claims."""
-    header = (ROOT / "csrc/formats/int8/cuda.h").read_text()
-    table = header[header.index("kGemmTiles[] = {") :]
-    rows = re.findall(r"^    \{(\d+), (\d+), (\d+), (\d+), (\d+), (\d+), \"", table, re.M)
+def gemm_tiles(header: str, table: str) -> list[tuple[int, int]]:
+    """Threads, and blocks of a multiprocessor, that a tile table claims."""
+    text = (ROOT / "csrc" / header).read_text()
+    text = text[text.index(f"{table}[] = {{") :]
+    rows = re.findall(
+        r"^    \{(\d+), (\d+), (\d+), (\d+), (\d+), (\d+), \"", text[: text.index("};")], re.M
+    )
     tiles = [tuple(map(int, row)) for row in rows]
     return [(r // wr * (c // wc) * 32, blocks) for r, c, wr, wc, _, blocks in tiles]
 
 
-def test_registers_allow_what_the_tile_table_claims(cubins: dict[str, Cubin]) -> None:
-    tiles = gemm_tiles()
+@pytest.mark.parametrize(
+    ("source", "kernel", "header", "table"),
+    [
+        ("formats/int8/gemm", r"\dGemmKernelILi(\d+)E", "formats/int8/cuda.h", "kGemmTiles"),
+        (
+            *("formats/binary/gemm", r"SignsGemmKernelILi(\d+)E"),
+            *("formats/binary/cuda.h", "kSignsTiles"),
+        ),
+        (
+            *("formats/binary/gemm", r"BytesGemmKernelILNS0_6LevelsE0ELi(\d+)E"),
+            *("formats/binary/cuda.h", "kBytesTiles"),
+        ),
+        (
+            *("formats/binary/gemm", r"BytesGemmKernelILNS0_6LevelsE1ELi(\d+)E"),
+            *("formats/binary/cuda.h", "kBytesTiles"),
+        ),
+    ],
+    ids=["int8", "signs", "binary", "ternary"],
+)
+def test_registers_allow_what_the_tile_table_claims(
+    cubins: dict[str, Cubin], source: str, kernel: str, header: str, table: str
+) -> None:
+    tiles = gemm_tiles(header, table)
     registers = {
         int(match[1]): used
-        for name, used in kernels_and_registers(cubins["formats/int8/gemm"].log)
-        if (match := re.search(r"GemmKernelILi(\d+)E", name))
+        for name, used in kernels_and_registers(cubins[source].log)
+        if (match := re.search(kernel, name))
     }
-    assert len(registers) == len(tiles)
+    assert len(registers) == len(tiles) > 0
     for tile, (threads, blocks) in enumerate(tiles):
         # Registers are handed out to warps by 8 for a thread.
         assert (registers[tile] + 7) // 8 * 8 * threads * blocks <= REGISTERS, (tile, registers)
@@ -143,13 +173,13 @@ def operation(instruction: str) -> str:
 
 
 def innermost_loop(code: list[tuple[int, str]], containing: str) -> list[str]:
-    """The shortest loop with such an instruction, by its backward branch."""
+    """The shortest loop with an instruction of this pattern, by its backward branch."""
     loops = []
     for address, instruction in code:
         branch = re.search(r"\bBRA\b.*?(0x[0-9a-f]+)", instruction)
         if branch and (start := int(branch[1], 16)) < address:
             body = [operation(text) for at, text in code if start <= at <= address]
-            if any(op.startswith(containing) for op in body):
+            if any(re.match(containing, op) for op in body):
                 loops.append(body)
     assert loops, f"no loop with {containing}"
     return min(loops, key=len)
@@ -166,7 +196,7 @@ def test_gemm_feeds_tensor_cores(
         counts = Counter(op.split(".")[0] for op in loop)
         # A warp's 64 x 64 x 64: 64 of mma.m16n8k32, or four times as many of Turing's m8n8k16.
         assert counts["IMMA"] == (64 if int(arch) >= 80 else 256), counts
-        feeding = sum(counts[op] for op in ("IMMA", "LDS", "LDSM", "LDGSTS", "LDG", "STS"))
+        feeding = sum(counts[op] for op in FEEDING)
         least = 0.6 if (tile, arch) != (3, "90") else 0.58
         assert feeding / len(loop) >= least, f"tile {tile}: {feeding} of {len(loop)}, {counts}"
 
@@ -185,6 +215,62 @@ def test_gemv_multiplies_bytes_and_loads_16(
         loads = [op for op in loop if op.startswith("LDG")]
         assert len(loads) == batch, (name, loads)
         assert all(".128" in op for op in loads), (name, loads)
+
+
+def test_signs_are_counted_by_tensor_cores(
+    machine_code: dict[str, dict[str, list[tuple[int, str]]]], arch: str
+) -> None:
+    """1-bit products: those bits that differ up to 8.9, those set in both on 9.0, none later."""
+    kernels = machine_code["formats/binary/gemm"]
+    signs = {name: code for name, code in kernels.items() if "SignsGemmKernel" in name}
+    assert len(signs) == 3
+    for name, code in signs.items():
+        if int(arch) >= 100:  # the launcher takes the kernels for bytes
+            assert len(code) < 50, name
+            continue
+        loop = [op for op in innermost_loop(code, "BMMA") if op != "NOP"]
+        products = [op for op in loop if op.startswith("BMMA")]
+        assert all((".AND." if arch == "90" else ".XOR.") in op for op in products), products[:3]
+        if "ILi2E" in name:
+            # A warp's 64 x 64 x 512: 64 of mma.m16n8k256, an eighth more where ones are counted
+            # too, or four times as many of Turing's m8n8k128.
+            assert len(products) == {"75": 256, "90": 72}.get(arch, 64), len(products)
+            feeding = sum(op.split(".")[0] in FEEDING for op in loop)
+            assert feeding / len(loop) >= 0.55, Counter(op.split(".")[0] for op in loop)
+
+
+def test_levels_reach_tensor_cores_by_two_instructions(
+    machine_code: dict[str, dict[str, list[tuple[int, str]]]], arch: str
+) -> None:
+    kernels = machine_code["formats/binary/gemm"]
+    for levels in (0, 1):
+        name = next(n for n in kernels if f"BytesGemmKernelILNS0_6LevelsE{levels}ELi2E" in n)
+        loop = [op for op in innermost_loop(kernels[name], "IMMA") if op != "NOP"]
+        counts = Counter(op.split(".")[0] for op in loop)
+        assert counts["IMMA"] == (64 if int(arch) >= 80 else 256), counts
+        # 64 words of four levels, a shift and a mask each, beside addresses.
+        assert counts["SHF"] + counts["LOP3"] <= 64 + 40, counts
+        feeding = sum(counts[op] for op in (*FEEDING, "SHF", "LOP3"))
+        assert feeding / len(loop) >= 0.6, f"{feeding} of {len(loop)}, {counts}"
+
+
+def test_binary_gemv_counts_bits_or_multiplies_bytes(
+    machine_code: dict[str, dict[str, list[tuple[int, str]]]],
+) -> None:
+    kernels = machine_code["formats/binary/gemv"]
+    signs = {name: code for name, code in kernels.items() if "SignsGemv" in name}
+    levels = {name: code for name, code in kernels.items() if "BytesGemv" in name}
+    assert (len(signs), len(levels)) == (4, 8)
+    for name, code in signs.items():
+        rows = int(re.findall(r"KernelILi(\d)E", name)[0])
+        loop = innermost_loop(code, r"LDG\..*128")
+        assert loop.count("POPC") == 4 * rows * (2 if rows == 8 else 4), (name, Counter(loop))
+    for name, code in levels.items():
+        rows = int(re.findall(r"ELi(\d)E", name)[0])
+        fields = 8 if "LevelsE0E" in name else 4
+        loop = innermost_loop(code, r"LDG\..*128")
+        products = sum(op.startswith("IDP.4A") for op in loop)
+        assert products == 4 * rows * fields * (2 if rows == 8 else 4), (name, products)
 
 
 def test_sparse_loads_values_by_16_bytes(

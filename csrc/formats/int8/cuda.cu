@@ -11,7 +11,7 @@ TFCOMPRESS_GLOBAL(kUnpackThreads, 8)
 UnpackKernel(CudaProblem p, float* weights) {
   const int64_t i = BlockIndex() * kUnpackThreads + ThreadIndex();
   const int64_t group = i / p.n, column = i % p.n;
-  if (group >= p.groups) return;
+  if (group >= p.words) return;
   const WeightColumns columns = WeightColumnsAt(p, column);
   const uint32_t word = LoadReadOnly(reinterpret_cast<const uint32_t*>(columns.first + group * columns.step_bytes));
   const float scale = LoadReadOnly(p.epilogue.scale + column);
@@ -19,7 +19,7 @@ UnpackKernel(CudaProblem p, float* weights) {
   for (int j = 0; j < 4; ++j) {
     const int64_t k = group * kGroup + j;
     if (k >= p.k) return;
-    const float w = scale * DecodeWeight(word, j);
+    const float w = scale * Bytes::Decode(word, j);
     weights[k * p.n + column] = p.epilogue.mean != nullptr ? w + LoadReadOnly(p.epilogue.mean + column) : w;
   }
 }
@@ -35,7 +35,7 @@ CudaProblem MakeCudaProblem(const CudaMatMulArgs& args) {
   p.m = a.m;
   p.k = a.k;
   p.n = a.n;
-  p.groups = RoundUp(a.k, kGroup) / kGroup;
+  p.words = RoundUp(a.k, kGroup) / kGroup;
   p.row_scale_copy = a.row_scale;
   p.epilogue = {a.scale, a.mean, a.bias, a.activation, a.y, a.y_type, a.y_stride, a.n, RowsAligned(a.y, a.y_type, a.y_stride),
                 VectorsAligned(a.scale, a.mean, a.bias)};
@@ -66,7 +66,7 @@ std::string CudaMatMul(const CudaMatMulArgs& args, void* workspace, const CudaDe
     p.partial_sums = at(space.partial_sums);
     p.partial_stride = space.partial_stride;
   }
-  return integer ? LaunchGemm(p, PlanGemm(a.m, a.k, a.n, device), device, stream) : LaunchFloatGemm(p, PlanFloat(a.m, a.k, a.n, device), stream);
+  return integer ? LaunchGemm(p, PlanGemm(kGemmTable, a.m, RoundUp(a.k, kGemmDepth) / kGemmDepth, a.n, device), device, stream) : LaunchFloatGemm(p, PlanFloat(a.m, a.k, a.n, device), stream);
 }
 
 std::string CudaDequantize(const uint8_t* packed, int64_t k, int64_t n, const float* scale, const float* mean, float* weights, void* stream) {
@@ -75,10 +75,10 @@ std::string CudaDequantize(const uint8_t* packed, int64_t k, int64_t n, const fl
   p.kernel = packed;
   p.k = k;
   p.n = n;
-  p.groups = RoundUp(k, kGroup) / kGroup;
+  p.words = RoundUp(k, kGroup) / kGroup;
   p.epilogue.scale = scale;
   p.epilogue.mean = mean;
-  const int64_t threads = p.groups * n;
+  const int64_t threads = p.words * n;
   return LaunchKernel("int8 unpacking", UnpackKernel, (threads + kUnpackThreads - 1) / kUnpackThreads, kUnpackThreads, 0, stream, p, weights);
 }
 

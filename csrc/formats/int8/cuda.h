@@ -16,6 +16,7 @@
 #include <string>
 
 #include "base/cuda_device.h"
+#include "base/cuda_tiles.h"
 #include "formats/int8/int8.h"
 
 namespace tfcompress::int8 {
@@ -57,21 +58,9 @@ int64_t GemvSharedBytes(const MatMulArgs& args, const GemvPlan& plan);
 TFCOMPRESS_INLINE constexpr int GemvRows(int64_t m) { return m <= 1 ? 1 : m <= 2 ? 2 : m <= 4 ? 4 : 8; }
 
 // ---- Tensor-core GEMM -------------------------------------------------------------------------------------------------------------------
-// y tile [rows, columns] = x_q tile [rows, 64] * w tile [64, columns], over all of K or a part. x_q lies row by row in shared memory, four
-// pieces of 16 bytes a row; row r's piece c is in place c ^ (r / 2 % 4), so that neither the copies, two whole rows at a time, nor ldmatrix, the
-// same piece of eight rows, meet bank conflicts. Weights lie as they are packed, a row
-// for a group of 4 k, columns + 8 words apart: a lane's 64-bit load of two outputs' words is free of conflicts too (8 g + 2 c mod 32).
+// The kernel is base/cuda_panels_gemm.cuh's.
 
-struct GemmTile {
-  int rows, columns;            // of a block
-  int warp_rows, warp_columns;  // of a warp: multiples of 16 and of 32
-  int stages;                   // of K under way, with cp.async; without it two
-  int blocks;                   // that fit on a multiprocessor by registers, and by shared memory on 8.0 and 9.0 (8.6, 8.9, 12.0: half as many)
-  const char* reason;
-};
-
-inline constexpr int kGemmDepth = 64;  // K of a stage: two mma deep, rows of 64 bytes are two sectors
-inline constexpr int kWeightsPadding = 8;  // words
+inline constexpr int kGemmDepth = kStageXBytes;  // K of a stage
 
 inline constexpr GemmTile kGemmTiles[] = {
     {16, 128, 16, 32, 4, 2, "up to 16 rows: bound by weights; 32 KiB of them under way in a block of 128 threads"},
@@ -82,43 +71,10 @@ inline constexpr GemmTile kGemmTiles[] = {
 };
 inline constexpr int kNumGemmTiles = sizeof(kGemmTiles) / sizeof(kGemmTiles[0]);
 
-TFCOMPRESS_INLINE constexpr int GemmThreads(const GemmTile& t) { return t.rows / t.warp_rows * (t.columns / t.warp_columns) * 32; }
-TFCOMPRESS_INLINE constexpr int64_t GemmStageBytes(const GemmTile& t) {
-  return t.rows * kGemmDepth + kGemmDepth / kGroup * (t.columns + kWeightsPadding) * 4;
-}
-TFCOMPRESS_INLINE constexpr int GemmStages(const GemmTile& t, int compute_capability) { return compute_capability >= 80 ? t.stages : 2; }
-// The sums on their way to the epilogue lie in the stages' memory: rows of columns + 4 words, so many rows at a time.
-TFCOMPRESS_INLINE constexpr int GemmEpilogueRows(const GemmTile& t) { return t.rows > 64 ? t.rows / 4 : t.rows; }
-TFCOMPRESS_INLINE constexpr int64_t GemmSharedBytes(const GemmTile& t, int compute_capability) {
-  const int64_t stages = GemmStages(t, compute_capability) * GemmStageBytes(t);
-  const int64_t epilogue = int64_t{GemmEpilogueRows(t)} * (t.columns + 4) * 4;
-  return stages > epilogue ? stages : epilogue;
-}
+inline constexpr GemmTable kGemmTable = {kGemmTiles, kNumGemmTiles, kGemmDepth / static_cast<int>(kGroup)};
 
-struct GemmPlan {
-  int tile = 0;           // row of kGemmTiles
-  int64_t splits = 1;     // parts of K, each of `depth` (a multiple of kGemmDepth; the last may be shorter)
-  int64_t depth = 0;
-  int64_t blocks = 0;
-};
-// The tile and number of splits whose slowest multiprocessor is estimated to end first.
-GemmPlan PlanGemm(int64_t m, int64_t k, int64_t n, const CudaDevice& device);
-
-// ---- Float activations, m > kGemvRows -----------------------------------------------------------------------------------------------------
-// 64 x 64 tiles of float32 multiply-adds on weights that are decoded into shared memory. The limit is the float32 peak: float32 activations
-// leave nothing for tensor cores that would keep their 24 bits.
-
-inline constexpr int kFloatTileRows = 64;
-inline constexpr int kFloatTileColumns = 64;  // a panel
-inline constexpr int kFloatTileDepth = 32;
-inline constexpr int kFloatTileThreads = 128;  // 8 rows x 4 outputs each: 3 loads of 16 bytes for 32 multiply-adds
-
-struct FloatPlan {
-  int64_t splits = 1;
-  int64_t depth = 0;
-  int64_t blocks = 0;
-};
-FloatPlan PlanFloat(int64_t m, int64_t k, int64_t n, const CudaDevice& device);
+// Float activations, m > kGemvRows: 64 x 64 tiles of float32 multiply-adds (base/cuda_panels_float.cuh). The limit is the float32 peak: float32
+// activations leave nothing for tensor cores that would keep their 24 bits.
 
 // Where things lie in the workspace, in bytes from its beginning; 0 bytes where a launch needs none.
 struct CudaWorkspace {
