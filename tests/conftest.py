@@ -2,7 +2,7 @@
 
 `pytest` alone runs the core, some minutes. Where paths are named everything in them runs, tests
 marked `slow` too (builds of the C++ sources, sanitizers, emulations, whole models, every tier):
-`pytest tests` is the whole suite.
+`pytest tests` is the whole suite but for soak tests, which only `pytest -m soak` runs.
 """
 
 import os
@@ -42,12 +42,15 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves slow tests out of the core, unless -m asks for tests by their marks."""
-    if not config.stash[_CORE] or config.option.markexpr:
+    """Leaves out soak tests, and slow ones of the core, unless -m asks for tests by their marks."""
+    if config.option.markexpr:
         return
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    config.hook.pytest_deselected(items=slow)
-    items[:] = [item for item in items if not item.get_closest_marker("slow")]
+    left_out = ("slow", "soak") if config.stash[_CORE] else ("soak",)
+    kept, rest = [], []
+    for item in items:
+        (rest if any(map(item.get_closest_marker, left_out)) else kept).append(item)
+    config.hook.pytest_deselected(items=rest)
+    items[:] = kept
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
