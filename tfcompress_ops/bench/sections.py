@@ -16,6 +16,7 @@ from tfcompress_ops.bench.tables import (
     BREAK_EVEN_NOTE,
     Grid,
     break_even_grids,
+    common_batches,
     detail_grids,
     overhead_grids,
     overheads,
@@ -136,7 +137,7 @@ def _speed_ups(run: Results) -> Iterator[Figure]:
     """Means over layers, hot: a row for each case, a dot for each batch."""
     hot = _hot(run)
     state, mode = hot[0].state, hot[0].mode
-    batches = sorted({m.batch for m in hot})
+    batches = common_batches(run, state)
     for over in (run.baseline, run.reference):
         names = [name for name in _styles(run) if name != over]
         series = []
@@ -239,6 +240,9 @@ def _growth_by_batch(run: Results) -> Iterator[Figure]:
 
 def _growth_by_size(run: Results) -> Iterator[Figure]:
     points = [m for m in _main(run, _hot(run)) if m.operations]
+    squares = [m for m in points if len(set(m.subject.split(" x "))) == 1]
+    if len({m.subject for m in squares}) >= _LEAST_LAYERS_TO_GROW:
+        points = squares  # of which nothing but the size differs
     batches = sorted({m.batch for m in points})
     grown = [
         batch
