@@ -407,8 +407,8 @@ def _overheads(run: Results) -> Section:
         "What an op adds to its kernel",
         "The kernel is called from Python on NumPy arrays, without TensorFlow, and what such a "
         "call costs by itself is taken off. In a graph the op runs in a chain of many. Eagerly it "
-        "is called from Python, once a layer. A call of a tf.function costs some 80 us more, once, "
-        "whatever is in it.",
+        "is called from Python, once a layer. A call of a tf.function costs some "
+        f"{min(o.op.call_overhead_us for o in found):.0f} us more, once for all its layers.",
         [Figure("overhead", f"{point.subject}, batch {point.batch}", rows)],
         list(overhead_grids(run)),
     )
