@@ -113,3 +113,14 @@ def test_encoder(run_python, tmp_path):
     model = bench_models.encoder(2, 32, 4, 64, sequence=9, vocabulary=50)
     x = np.random.default_rng(0).integers(0, 50, (2, 9)).astype(np.int32)
     check(model, x, run_python, tmp_path, 1 + 2 * 6)
+
+
+def test_benchmark(capsys, tmp_path):
+    """The command prints its table, of a small model."""
+    path = tmp_path / "results.json"
+    options = {"models": "encoder", "layers": 1, "batches": 1, "forms": "int8", "seconds": 0.1}
+    arguments = [f"--{name}={value}" for name, value in {**options, "json": path}.items()]
+    bench_models.main(arguments)
+    printed = capsys.readouterr().out
+    assert "encoder, batch 1" in printed
+    assert '"form": "XLA"' in path.read_text()

@@ -8,12 +8,15 @@ import keras
 from tfcompress_ops.bench import machine
 from tfcompress_ops.bench.cases import CaseFacts
 from tfcompress_ops.bench.chains import set_tensorflow_threads
-from tfcompress_ops.bench.models import AUTO, ENCODER, FORMS, MODELS, measure
+from tfcompress_ops.bench.models import FORMS, MODELS, measure
 from tfcompress_ops.bench.results import Measurement, Results
 from tfcompress_ops.bench.runner import Settings
+from tfcompress_ops.bench.timing import Timing
 
 SUITE = "models"
 BASELINE, REFERENCE = "tf.function", "XLA"
+# Of the models that whose size is its layers, and of the forms that which is searched for.
+ENCODER, AUTO = "encoder", "auto"
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def run_models(settings: ModelSettings, on_step: Callable[[str], None] | None = 
                 batch=batch,
                 state=Settings.states[0],
                 mode=Settings.modes[0],
-                layer=row["timing"],
+                layer=Timing.from_samples(row["samples"], row["burst"]),
                 layers=1,
                 distinct=1,
                 weight_bytes=row["bytes"],

@@ -1,4 +1,4 @@
-"""Whole models against plain Keras and XLA: what `tfcompress bench models` measures.
+"""Whole models against plain Keras and XLA: `python -m tfcompress_ops.bench.models`.
 
 For each model and batch size: microseconds of a call through `tf.function`, with XLA, and of the
 compressed model in each form; bytes of the weights; and the largest relative error of the outputs.
@@ -6,19 +6,22 @@ Weights are random, and pruned without training: the error of a sparse model is 
 model with the same zeros, so that it is the error of the arithmetic.
 """
 
+import argparse
 import functools
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from rich.console import Console
+from rich.table import Table
 
 import tfcompress_ops as tfc
 from tfcompress_ops.bench.timing import interleave
 
 ROUNDS = 7
-ENCODER, AUTO = "encoder", "auto"
 
 
 @keras.saving.register_keras_serializable("tfcompress_bench")
@@ -109,7 +112,7 @@ FORMS: dict[str, tuple[Any, dict[str, Any] | None]] = {
 MODELS: dict[str, tuple[Callable[..., keras.Model], Sequence[int]]] = {
     "ResNet50": (functools.partial(image_model, "ResNet50"), (1, 16)),
     "MobileNetV2": (functools.partial(image_model, "MobileNetV2"), (1, 16)),
-    ENCODER: (encoder, (1, 8)),
+    "encoder": (encoder, (1, 8)),
 }
 
 
@@ -126,7 +129,7 @@ def measure(
         search: Whether `"auto"` is measured too.
 
     Returns:
-        A row for each form: its name, timing, bytes and relative error.
+        A row for each form: its name, microseconds, bytes and relative error.
     """
     x = example(model, batch)
     rows: dict[str, dict[str, Any]] = {}
@@ -155,8 +158,64 @@ def measure(
     if search:
         data = tf.data.Dataset.from_tensors(x)
         found = tfc.compress(model, "auto", data=data, max_drop=0.05, batch_size=batch)
-        add(AUTO, found, model)
+        add("auto", found, model)
     timings = interleave(calls, rounds=ROUNDS, burst_seconds=seconds / ROUNDS)
     for name, timing in timings.items():
-        rows[name]["timing"] = timing
+        rows[name].update(samples=timing.samples, burst=timing.burst)
+        rows[name].update(us=timing.median_us, q1_us=timing.q1_us, q3_us=timing.q3_us)
+    best = min(rows[name]["us"] for name in ("tf.function", "XLA"))
+    for row in rows.values():
+        row["speedup"] = best / row["us"]
     return list(rows.values())
+
+
+def table(results: Mapping[str, list[dict[str, Any]]]) -> Table:
+    """The results as a table."""
+    found = Table(title="Whole models; speed-up over the faster of tf.function and XLA")
+    for heading in ("model", "form", "ms", "speed-up", "MB", "max error"):
+        found.add_column(heading, justify="left" if heading in ("model", "form") else "right")
+    for name, rows in results.items():
+        for row in rows:
+            found.add_row(
+                name,
+                row["form"],
+                f"{row['us'] / 1000:.2f}",
+                f"{row['speedup']:.2f}x",
+                f"{row['bytes'] / 1e6:.1f}",
+                f"{row['error']:.1e}",
+            )
+        found.add_section()
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--models", default=",".join(MODELS), help="comma-separated")
+    parser.add_argument("--forms", default=",".join(FORMS), help="comma-separated")
+    parser.add_argument("--batches", help="instead of each model's own, comma-separated")
+    parser.add_argument("--size", type=int, default=224, help="height and width of images")
+    parser.add_argument("--layers", type=int, default=12, help="layers of the encoder")
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each form")
+    parser.add_argument("--auto", action="store_true", help="search for a plan too; takes minutes")
+    parser.add_argument("--json", help="file to write the results to")
+    options = parser.parse_args(arguments)
+    results: dict[str, list[dict[str, Any]]] = {}
+    for name in options.models.split(","):
+        make, batches = MODELS[name]
+        keras.utils.set_random_seed(0)
+        model = make(layers=options.layers) if name == "encoder" else make(size=options.size)
+        if options.batches:
+            batches = [int(batch) for batch in options.batches.split(",")]
+        for batch in batches:
+            forms = [form for form in options.forms.split(",") if form]
+            rows = measure(model, batch, forms, options.seconds, options.auto)
+            results[f"{name}, batch {batch}"] = rows
+    Console().print(table(results))
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump(results, file, indent=2)
+
+
+if __name__ == "__main__":
+    main()

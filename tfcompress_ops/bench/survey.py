@@ -8,7 +8,7 @@ kernels; layers; models.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from tfcompress_ops.bench import machine, model_suite, models, processes
+from tfcompress_ops.bench import machine, model_suite, processes
 from tfcompress_ops.bench.all_formats import ALL_FORMATS
 from tfcompress_ops.bench.layers import LayerSettings, run_layers
 from tfcompress_ops.bench.layers import count_steps as count_layer_steps
@@ -160,7 +160,7 @@ class Survey:
 
     def _models(self) -> Part:
         settings = ModelSettings(
-            models=("MobileNetV2", models.ENCODER),
+            models=("MobileNetV2", model_suite.ENCODER),
             batches=(1,),
             layers=_ENCODER_LAYERS,
             threads=self.threads[0],
