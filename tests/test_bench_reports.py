@@ -24,7 +24,13 @@ from tfcompress_ops.bench.plots import (
 )
 from tfcompress_ops.bench.results import Measurement, Results
 from tfcompress_ops.bench.sections import sections
-from tfcompress_ops.bench.tables import Grid, overhead_grids, overheads
+from tfcompress_ops.bench.tables import (
+    Grid,
+    common_batches,
+    overhead_grids,
+    overheads,
+    summary_grids,
+)
 from tfcompress_ops.bench.timing import Timing
 
 CASES = {
@@ -58,7 +64,12 @@ def run(suite: str, measurements: list[Measurement], **changes: object) -> Resul
     values: dict[str, object] = {
         "cases": {name: facts for name, facts in CASES.items() if not facts.of},
         "peaks": PEAKS,
-        "machine": {"processor": "one & only", "cpus": 2, "other_load": 0.25},
+        "machine": {
+            "processor": "one & only",
+            "cpus": 2,
+            "other_load": 0.25,
+            "measured_at": "2025-03-09T10:20",
+        },
         "versions": {"python": "3.11"},
         "settings": {"threads": 2},
     }
@@ -165,8 +176,8 @@ def test_points_stand_where_their_values_are() -> None:
     root = parsed(draw(plot()))
     assert root.get("aria-label") == "t & u"
     low, middle = [c for c in all_of(root, "circle") if list(c)]
-    left, top, bottom = 66, 18, 430 - 52
-    width = 700 - 66 - 190
+    left, top, bottom = 82, 18, 430 - 52
+    width = 716 - 82 - 190
     assert (float(low.get("cx", 0)), float(low.get("cy", 0))) == (left, bottom)
     assert (float(middle.get("cx", 0)), float(middle.get("cy", 0))) == (left + width / 2, top)
     assert [title.text for title in all_of(root, "title")] == ["a < b", "c"]
@@ -179,7 +190,7 @@ def test_guides_are_drawn_and_named() -> None:
     guides = [Guide([(1, 10), (100, 10)], "peak"), Guide([(1, 1), (10, 10)])]
     root = parsed(draw(plot(guides=guides)))
     paths = [path.get("d") for path in all_of(root, "path") if path.get("class") == "guide"]
-    assert paths == ["M66 18L510 18", "M66 378L288 18"]
+    assert paths == ["M82 18L526 18", "M82 378L304 18"]
     assert "peak" in {text.text for text in all_of(root, "text")}
 
 
@@ -280,7 +291,13 @@ def test_page_is_complete_and_loads_nothing(runs: list[Results]) -> None:
         parsed(picture)
     assert "ours <1>" not in html
     assert html.count("ours &lt;1&gt;") > 50
-    for text in ("25 % of the CPUs", "python 3.11", "int8 gops 400", "All the numbers"):
+    for text in (
+        "9 March 2025, 10:20",
+        "25 % of the CPUs",
+        "python 3.11",
+        "int8 gops 400",
+        "All the numbers",
+    ):
         assert text in html
     tags = re.findall(r"<(/?)(table|tr|figure|section|details|div|svg|g)\b[^>]*?(/?)>", html)
     for name in {name for _, name, _ in tags}:
@@ -305,6 +322,7 @@ def test_document_shows_each_picture_once(runs: list[Results], tmp_path: Path) -
     for block in re.findall(r"(?:^\|.*\|\n)+", text, re.M):
         assert len({line.count("|") for line in block.splitlines()}) == 1
     assert "**ours <1>**" in text
+    assert "on 9 March 2025" in text
 
 
 # The command
@@ -348,3 +366,23 @@ def test_command_explains_wrong_values(arguments: list[str], message: str) -> No
     outcome = CliRunner().invoke(app, arguments)
     assert outcome.exit_code == 1, outcome.output
     assert message in " ".join(outcome.output.split())
+
+
+def test_the_document_of_this_repository_is_complete() -> None:
+    path = Path(__file__).parents[1] / "docs" / "performance.md"
+    if not path.exists():
+        pytest.skip("docs/ is not part of a source distribution")
+    shown = re.findall(r"!\[[^\]]+\]\((performance/[\w-]+\.svg)\)", path.read_text())
+    assert {f"performance/{file.name}" for file in path.with_suffix("").iterdir()} == set(shown)
+    assert {"performance/roofline.svg", "performance/overhead.svg"} <= set(shown)
+
+
+def test_means_are_taken_at_batches_that_all_layers_were_measured_at() -> None:
+    more = [measured(case, 1.0, 64, 32, 64) for case in ("ours <1>", "dense")]
+    measurements = [*more, *grid()]
+    found = run("formats", measurements)
+    assert common_batches(found, "hot") == [1, 8]
+    assert common_batches(found, "cold") == []
+    (table,) = summary_grids(found)
+    assert table.headings == ["case", "mode", "batch 1", "batch 8"]
+    assert table.rows == [["ours <1>", "bursts", "4.00x (4.00)", "4.00x (4.00)"]]

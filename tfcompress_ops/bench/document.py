@@ -1,14 +1,13 @@
 """The document of `--docs`: results in, Markdown and SVG files out."""
 
-import datetime
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tfcompress_ops.bench.plots import draw
-from tfcompress_ops.bench.report_page import facts
+from tfcompress_ops.bench.report_page import facts, measured_at
 from tfcompress_ops.bench.results import Results
 from tfcompress_ops.bench.sections import Section, sections, typical
-from tfcompress_ops.bench.tables import Grid, notes
+from tfcompress_ops.bench.tables import Grid, remarks
 from tfcompress_ops.cli import files
 
 _INTRODUCTION = """\
@@ -55,10 +54,10 @@ def write(path: Path, runs: Sequence[Results]) -> None:
 
 
 def _lines(path: Path, runs: Sequence[Results], found: Sequence[Section]) -> Iterator[str]:
-    now = datetime.datetime.now()
     main = typical(runs)
+    when = measured_at(main)
     yield _INTRODUCTION.format(
-        date=f"{now.day} {now:%B %Y}", command=f"tfcompress bench all --docs {path}"
+        date=f"{when.day} {when:%B %Y}", command=f"tfcompress bench all --docs {path}"
     )
     yield from _table(["", ""], [[name, value] for name, value in facts(main)], {0, 1})
     for section in found:
@@ -76,7 +75,7 @@ def _lines(path: Path, runs: Sequence[Results], found: Sequence[Section]) -> Ite
     yield "## Notes\n"
     for run in runs:
         threads = f", threads: {run.threads}" if run.threads else ""
-        yield f"- {run.suite}{threads}. {' '.join(notes(run))}"
+        yield f"- {run.suite}{threads}: {' '.join(remarks(run)) or 'nothing to remark.'}"
 
 
 def _grid(grid: Grid, titled: bool = True) -> Iterator[str]:

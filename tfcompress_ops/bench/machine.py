@@ -1,5 +1,6 @@
 """What a benchmark has to say about the machine that it ran on."""
 
+import datetime
 import importlib.metadata
 import os
 import platform
@@ -84,8 +85,13 @@ def describe() -> dict[str, object]:
 
 
 def of_run(other_load: OtherLoad) -> dict[str, object]:
-    """`describe()`, the kernels, and what else ran since `other_load` was made."""
-    return {**describe(), "kernels": kernels.cpu_info(), "other_load": other_load.share()}
+    """`describe()`, the kernels, the time, and what else ran since `other_load` was made."""
+    return {
+        **describe(),
+        "kernels": kernels.cpu_info(),
+        "measured_at": datetime.datetime.now().isoformat(timespec="minutes"),
+        "other_load": other_load.share(),
+    }
 
 
 def versions() -> dict[str, str]:

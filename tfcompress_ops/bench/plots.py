@@ -12,8 +12,8 @@ from typing import Literal
 
 from tfcompress_ops.demo.page import fill
 
-_WIDTH = 700
-_LEFT, _TOP, _BOTTOM = 66, 18, 52
+_WIDTH = 716
+_LEFT, _TOP, _BOTTOM = 82, 18, 52
 # Room for the names of the lines, at their right ends.
 _NAMES = 190
 _HEIGHT = 430

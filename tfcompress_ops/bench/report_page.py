@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from tfcompress_ops.bench.plots import draw
 from tfcompress_ops.bench.results import Results
 from tfcompress_ops.bench.sections import sections, typical
-from tfcompress_ops.bench.tables import notes, overheads
+from tfcompress_ops.bench.tables import common_batches, notes, overheads
 from tfcompress_ops.demo.page import fill, ratio
 
 
@@ -19,12 +19,12 @@ def render(runs: Sequence[Results]) -> str:
     Returns:
         HTML that refers to nothing outside itself.
     """
-    now = datetime.datetime.now()
     main = typical(runs)
+    when = measured_at(main)
     return fill(
         "results.html.j2",
         "tfcompress_ops.bench",
-        date=f"{now.day} {now:%B %Y, %H:%M}",
+        date=f"{when.day} {when:%B %Y, %H:%M}",
         processor=main.machine.get("processor"),
         threads=main.threads,
         tiles=tiles(runs),
@@ -48,7 +48,7 @@ def tiles(runs: Sequence[Results]) -> list[tuple[str, str, str]]:
     found = []
     state, mode = main.measurements[0].state, main.measurements[0].mode
     ours = [name for name, facts in main.cases.items() if facts.group and facts.view == "op"]
-    batches = sorted({m.batch for m in main.measurements})
+    batches = common_batches(main, state)
     for batch in dict.fromkeys((batches[0], batches[-1])):
         means = {
             name: mean[0]
@@ -76,6 +76,12 @@ def tiles(runs: Sequence[Results]) -> list[tuple[str, str, str]]:
             )
         )
     return found
+
+
+def measured_at(run: Results) -> datetime.datetime:
+    """When a run ended; now, where it does not say so."""
+    text = run.machine.get("measured_at")
+    return datetime.datetime.now() if text is None else datetime.datetime.fromisoformat(text)
 
 
 def facts(run: Results) -> list[tuple[str, str]]:

@@ -16,6 +16,7 @@ from tfcompress_ops.bench.tables import (
     BREAK_EVEN_NOTE,
     Grid,
     break_even_grids,
+    common_batches,
     detail_grids,
     overhead_grids,
     overheads,
@@ -136,7 +137,7 @@ def _speed_ups(run: Results) -> Iterator[Figure]:
     """Means over layers, hot: a row for each case, a dot for each batch."""
     hot = _hot(run)
     state, mode = hot[0].state, hot[0].mode
-    batches = sorted({m.batch for m in hot})
+    batches = common_batches(run, state)
     for over in (run.baseline, run.reference):
         names = [name for name in _styles(run) if name != over]
         series = []
@@ -239,6 +240,9 @@ def _growth_by_batch(run: Results) -> Iterator[Figure]:
 
 def _growth_by_size(run: Results) -> Iterator[Figure]:
     points = [m for m in _main(run, _hot(run)) if m.operations]
+    squares = [m for m in points if len(set(m.subject.split(" x "))) == 1]
+    if len({m.subject for m in squares}) >= _LEAST_LAYERS_TO_GROW:
+        points = squares  # of which nothing but the size differs
     batches = sorted({m.batch for m in points})
     grown = [
         batch
@@ -403,8 +407,8 @@ def _overheads(run: Results) -> Section:
         "What an op adds to its kernel",
         "The kernel is called from Python on NumPy arrays, without TensorFlow, and what such a "
         "call costs by itself is taken off. In a graph the op runs in a chain of many. Eagerly it "
-        "is called from Python, once a layer. A call of a tf.function costs some 80 us more, once, "
-        "whatever is in it.",
+        "is called from Python, once a layer. A call of a tf.function costs some "
+        f"{min(o.op.call_overhead_us for o in found):.0f} us more, once for all its layers.",
         [Figure("overhead", f"{point.subject}, batch {point.batch}", rows)],
         list(overhead_grids(run)),
     )

@@ -308,9 +308,18 @@ def overhead_grids(results: Results) -> Iterator[Grid]:
     yield grid
 
 
+def common_batches(results: Results, state: str) -> list[int]:
+    """The batches, in order, that means are taken at: those of the most subjects in a state."""
+    subjects: dict[int, set[str]] = {}
+    for m in results.measurements:
+        if m.state == state:
+            subjects.setdefault(m.batch, set()).add(m.subject)
+    most = max(map(len, subjects.values()), default=0)
+    return sorted(batch for batch, found in subjects.items() if len(found) == most)
+
+
 def summary_grids(results: Results) -> Iterator[Grid]:
     """Geometric means over the subjects, one table a state and a reference."""
-    batches = _distinct(m.batch for m in results.measurements)
     modes = _distinct(m.mode for m in results.measurements)
     names = _distinct(m.case for m in results.measurements)
     names = [name for name in names if results.facts(name).view == "op"]
@@ -318,6 +327,7 @@ def summary_grids(results: Results) -> Iterator[Grid]:
         if over not in names:
             continue
         for state in _distinct(m.state for m in results.measurements):
+            batches = common_batches(results, state)
             grid = Grid(
                 f"Speed-up over {over}, {state}: geometric mean over layers (worst layer)",
                 ["case", "mode", *(f"batch {batch}" for batch in batches)],
@@ -345,6 +355,16 @@ def is_ours(results: Results, measurement: Measurement) -> bool:
     return bool(results.facts(measurement.case).group)
 
 
+def remarks(results: Results) -> list[str]:
+    """What a reader has to know besides the machine and its limits: what to mistrust, and why."""
+    return [
+        *_machine(results)[1:],
+        *_beyond_peaks(results),
+        *_long_overheads(results, "A call's own cost, which is part of the times,"),
+        *_missing(results),
+    ]
+
+
 def notes(results: Results) -> list[str]:
     """What a reader of the tables has to know, line by line."""
     lines = _machine(results)
@@ -356,11 +376,7 @@ def notes(results: Results) -> list[str]:
     if results.peaks:
         peaks = ", ".join(f"{name} {value:,.0f}" for name, value in results.peaks.items())
         lines.append(f"Measured peaks: {peaks}")
-    if any((results.share_of_peak(m) or 0) > _NOTED_SHARE for m in results.measurements):
-        lines.append(
-            "Above 100 % of the peak: the int8 peak is that of exact sums, and of the instruction "
-            "set in force; kernels that may saturate, or use another set, can exceed it."
-        )
+    lines += _beyond_peaks(results)
     overheads = _overheads(results)
     if overheads:
         lines.append(
@@ -368,8 +384,20 @@ def notes(results: Results) -> list[str]:
             + ", ".join(f"{case} {low:.1f} - {high:.1f} us" for case, (low, high) in overheads)
         )
     lines += _long_overheads(results, "It")
-    lines += [f"{case}: not installed: {command}" for case, command in results.missing.items()]
-    return lines
+    return [*lines, *_missing(results)]
+
+
+def _beyond_peaks(results: Results) -> list[str]:
+    if not any((results.share_of_peak(m) or 0) > _NOTED_SHARE for m in results.measurements):
+        return []
+    return [
+        "Above 100 % of the peak: the int8 peak is that of exact sums, and of the instruction "
+        "set in force; kernels that may saturate, or use another set, can exceed it."
+    ]
+
+
+def _missing(results: Results) -> list[str]:
+    return [f"{case}: not installed: {command}" for case, command in results.missing.items()]
 
 
 def _machine(results: Results) -> list[str]:
