@@ -12,7 +12,7 @@ constexpr int kPatchesWarps = kPatchesThreads / 32;
 // A warp for a row; lanes copy neighbouring units of kWords words, or of 2 bytes (kWords 0), which lie beside each other in x too within the channels
 // of a pixel. `channels`, of windows and all offsets, counts units.
 template <int kWords>
-TFCOMPRESS_GLOBAL(kPatchesThreads, 8)
+TFCOMPRESS_GLOBAL(kPatchesThreads, 4)
 PatchesKernel(Windows v, const void* x, int64_t first, int64_t rows, void* y) {
   const int64_t r = BlockIndex() * kPatchesWarps + ThreadIndex() / 32;
   if (r >= rows) return;
@@ -51,7 +51,7 @@ PatchesKernel(Windows v, const void* x, int64_t first, int64_t rows, void* y) {
 }
 
 // A thread for an element of dx: it adds up all places of dy that saw it. The last rows and columns of the window first, so that windows come in order.
-TFCOMPRESS_GLOBAL(kPatchesThreads, 8)
+TFCOMPRESS_GLOBAL(kPatchesThreads, 4)
 PatchesGradientKernel(Windows v, const float* dy, int64_t first, int64_t rows, int64_t elements, float* dx) {
   const int64_t element = BlockIndex() * kPatchesThreads + ThreadIndex();
   if (element >= elements) return;

@@ -236,7 +236,8 @@ def test_signs_are_counted_by_tensor_cores(
             # too, or four times as many of Turing's m8n8k128.
             assert len(products) == {"75": 256, "90": 72}.get(arch, 64), len(products)
             feeding = sum(op.split(".")[0] in FEEDING for op in loop)
-            assert feeding / len(loop) >= 0.55, Counter(op.split(".")[0] for op in loop)
+            # What clears the bits beyond K of the last word, once, is in the loop and counted.
+            assert feeding / len(loop) >= 0.48, Counter(op.split(".")[0] for op in loop)
 
 
 def test_levels_reach_tensor_cores_by_two_instructions(
