@@ -165,7 +165,7 @@ def test_seeds(found, text):
     assert labels == [results.FLOAT32, *seeds_lib.FORMATS]
     for row in seeds["rows"]:
         assert len(set(row["accuracies"])) > 1
-        assert min(row["accuracies"]) > 0.5
+        assert min(row["accuracies"]) > 0.3  # trained for moments
         mean = sum(row["accuracies"]) / 3
         cells = [page.percentage(value) for value in (*row["accuracies"], mean)]
         shown = " ".join(" ".join(Page(text).text).split())

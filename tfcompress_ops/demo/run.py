@@ -72,7 +72,7 @@ class Settings:
     @property
     def seeds_hidden(self) -> int:
         """Width of their hidden layers: narrower, since there are nine of them."""
-        return 64 if self.quick else 512
+        return 128 if self.quick else 512
 
     @property
     def rounds(self) -> int:
