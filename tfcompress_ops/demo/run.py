@@ -75,6 +75,11 @@ class Settings:
         return 128 if self.quick else 512
 
     @property
+    def seeds_epochs(self) -> int:
+        """Passes over the digits of each of them."""
+        return 3 if self.quick else 8
+
+    @property
     def rounds(self) -> int:
         """Bursts of each contestant at each batch size."""
         return 3 if self.quick else 15
@@ -125,7 +130,7 @@ def run(settings: Settings, environment: dict[str, Any], progress: Progress) -> 
             seeds_lib.study(
                 settings.seeds_hidden,
                 settings.seeds,
-                epochs=settings.quantized_epochs,
+                epochs=settings.seeds_epochs,
                 on_step=done,
             ),
         )
