@@ -5,11 +5,13 @@
 namespace tfcompress::binary {
 namespace {
 
+// kCountsBoth: mma counts the bits that are set in both words, not those that differ.
+template <bool kCountsBoth>
 struct SignsProduct {
   using Problem = CudaProblem;
   static constexpr int kWords = kSignsTable.words;
   static constexpr bool kMasksLastWord = true;
-  static constexpr bool kCountsWeights = kSignMatricesCountBoth;
+  static constexpr bool kCountsWeights = kCountsBoth;
   TFCOMPRESS_INLINE static constexpr GemmTile Tile(int i) { return kSignsTiles[i]; }
 
   template <int kStride>
@@ -67,12 +69,13 @@ struct BytesProduct {
 template <int kTile>
 TFCOMPRESS_GLOBAL(GemmThreads(kSignsTiles[kTile]), kSignsTiles[kTile].blocks)
 SignsGemmKernel(CudaProblem p, int64_t stages, int64_t row_tiles, int64_t column_tiles) {
-  // Elsewhere the launcher takes BytesGemmKernel.
-  if constexpr (kHasSignMatrices) Gemm<SignsProduct, kTile>(p, stages, row_tiles, column_tiles);
+  using Product = SignsProduct<kSignMatricesCountBoth>;
+  static_assert(Product::kWords * kWordBits == 8 * kStageXBytes && Product::kMasksLastWord, "a sign for a weight, and those beyond K count for nothing");
+  if constexpr (kHasSignMatrices) Gemm<Product, kTile>(p, stages, row_tiles, column_tiles);  // elsewhere the launcher takes BytesGemmKernel
 }
 
 TFCOMPRESS_GLOBAL(kFinishThreads, 4)
-FinishSignsKernel(CudaProblem p, int splits) { FinishSplits<SignsProduct>(p, splits); }
+FinishSignsKernel(CudaProblem p, int splits) { FinishSplits<SignsProduct<kSignMatricesCountBoth>>(p, splits); }
 
 template <Levels levels, int kTile>
 TFCOMPRESS_GLOBAL(GemmThreads(kBytesTiles[kTile]), kBytesTiles[kTile].blocks)
