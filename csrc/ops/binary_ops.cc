@@ -188,10 +188,6 @@ class BinaryMatMulOp : public OpKernel {
     const bool signs = ctx->expected_output_dtype(0) == tensorflow::DT_INT32;
     OP_REQUIRES(ctx, signs == (args.threshold != nullptr),
                 absl::InvalidArgumentError(absl::StrCat(kOp, ": threshold must be given if and only if y is int32")));
-    // CheckMatMul goes by pointers, which an empty tensor has none of.
-    const bool takes_or_gives_signs = signs || x.dtype() == tensorflow::DT_INT32;
-    OP_REQUIRES(ctx, activations_ == binary::Activations::kBinary ? !(scale_x_ && takes_or_gives_signs) : !takes_or_gives_signs,
-                absl::InvalidArgumentError(absl::StrCat(kOp, ": packed signs and threshold go with activations = 'binary' and scale_x = false")));
     args.y_stride = args.n;
     const int64_t y_columns = signs ? binary::SignWords(args.n) : args.n;
 
@@ -207,6 +203,10 @@ class BinaryMatMulOp : public OpKernel {
     }
     const std::string error = binary::CheckMatMul(args);
     OP_REQUIRES(ctx, error.empty(), absl::InvalidArgumentError(absl::StrCat(kOp, ": ", error)));
+    // CheckMatMul goes by pointers, which an empty tensor has none of.
+    const bool takes_or_gives_signs = signs || x.dtype() == tensorflow::DT_INT32;
+    OP_REQUIRES(ctx, activations_ == binary::Activations::kBinary ? !(scale_x_ && takes_or_gives_signs) : !takes_or_gives_signs,
+                absl::InvalidArgumentError(absl::StrCat(kOp, ": packed signs and threshold go with activations = 'binary' and scale_x = false")));
     TensorFlowThreads threads(ctx);
     Workspace workspace;
     OP_REQUIRES_OK(ctx, workspace.Allocate(ctx, binary::WorkspaceBytes(args, threads.NumThreads())));
@@ -254,8 +254,8 @@ class BinaryUnpackOp : public OpKernel {
   OptionalInputs optional_;
 };
 
-REGISTER_KERNEL_BUILDER(Name("Tfcompress>BinaryMatMul").Device(tensorflow::DEVICE_CPU), BinaryMatMulOp);
-REGISTER_KERNEL_BUILDER(Name("Tfcompress>BinaryUnpack").Device(tensorflow::DEVICE_CPU), BinaryUnpackOp);
+TFCOMPRESS_REGISTER_KERNEL(Name("Tfcompress>BinaryMatMul").Device(tensorflow::DEVICE_CPU), BinaryMatMulOp);
+TFCOMPRESS_REGISTER_KERNEL(Name("Tfcompress>BinaryUnpack").Device(tensorflow::DEVICE_CPU), BinaryUnpackOp);
 
 }  // namespace
 }  // namespace tfcompress

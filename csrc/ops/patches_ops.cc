@@ -256,11 +256,11 @@ REGISTER_OP("Tfcompress>PatchesGradient")
     })
     .Doc("The gradient of Patches with respect to x.");
 
-REGISTER_KERNEL_BUILDER(Name("Tfcompress>Patches").Device(tensorflow::DEVICE_CPU).TypeConstraint<float>("T"), PatchesOp<float>);
-REGISTER_KERNEL_BUILDER(Name("Tfcompress>Patches").Device(tensorflow::DEVICE_CPU).TypeConstraint<tensorflow::bfloat16>("T"),
+TFCOMPRESS_REGISTER_KERNEL(Name("Tfcompress>Patches").Device(tensorflow::DEVICE_CPU).TypeConstraint<float>("T"), PatchesOp<float>);
+TFCOMPRESS_REGISTER_KERNEL(Name("Tfcompress>Patches").Device(tensorflow::DEVICE_CPU).TypeConstraint<tensorflow::bfloat16>("T"),
                         PatchesOp<tensorflow::bfloat16>);
-REGISTER_KERNEL_BUILDER(Name("Tfcompress>Patches").Device(tensorflow::DEVICE_CPU).TypeConstraint<Eigen::half>("T"), PatchesOp<Eigen::half>);
-REGISTER_KERNEL_BUILDER(Name("Tfcompress>PatchesGradient").Device(tensorflow::DEVICE_CPU), PatchesGradientOp);
+TFCOMPRESS_REGISTER_KERNEL(Name("Tfcompress>Patches").Device(tensorflow::DEVICE_CPU).TypeConstraint<Eigen::half>("T"), PatchesOp<Eigen::half>);
+TFCOMPRESS_REGISTER_KERNEL(Name("Tfcompress>PatchesGradient").Device(tensorflow::DEVICE_CPU), PatchesGradientOp);
 
 }  // namespace
 }  // namespace tfcompress
