@@ -449,3 +449,21 @@ def test_random_words_of_signs_can_do_no_harm():
         np.testing.assert_array_equal(ops.binary_matmul(x, packed, scale, k, **options), sums)
         joined = ops.binary_matmul(x, packed, scale, k, threshold=threshold, **options)
         np.testing.assert_array_equal(joined, words(sums >= threshold))
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+def test_signs_go_with_binary_activations_whatever_the_size(rows):
+    """Empty tensors have no pointers to go by."""
+    kernel, scale = np.zeros(64, np.uint8), np.ones(5, np.float32)
+    raw = ops._module.tfcompress_binary_mat_mul
+    threshold = [np.zeros(5, np.int32)]
+    for x, options in (
+        (np.ones((rows, 3), np.float32), {"activations": "float", "Ty": tf.int32}),
+        (np.ones((rows, 3), np.float32), {"scale_x": True, "Ty": tf.int32}),
+        (np.ones((rows, 1), np.int32), {"scale_x": True, "Ty": tf.float32}),
+        (np.ones((rows, 1), np.int32), {"activations": "int8", "Ty": tf.float32}),
+    ):
+        given = {"activations": "binary", **options}
+        signs = threshold if given["Ty"] == tf.int32 else []
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"binary|scaled by their mean"):
+            raw(x, kernel, scale, mean=[], bias=[], threshold=signs, in_features=3, **given)

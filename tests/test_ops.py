@@ -416,3 +416,41 @@ def test_an_unknown_tier_is_refused(run_python):
     assert "Tfcompress>Int8MatMul" in last
     assert "TFCOMPRESS_ISA" in last
     assert "sse9" in last
+
+
+class TestLookup:
+    def call(self, indices=(0, 6), in_features=K, **changes):
+        arrays = {**problem()[1], **changes}
+        return ops.int8_lookup(indices, arrays["kernel"], arrays["scale"], in_features)
+
+    def test_arrays_of_another_matrix(self):
+        kernel = tf.constant(problem()[1]["kernel"])
+        for changes in (
+            {"in_features": K + 4},
+            {"in_features": -1},
+            {"in_features": 65_537},
+            {"kernel": kernel[:-4]},
+            {"kernel": tf.concat([kernel, kernel], 0)},
+            {"kernel": kernel[None]},
+            {"kernel": tf.cast(kernel, tf.int32)},
+            {"scale": tf.ones(40)},
+        ):
+            with pytest.raises(ValueError, match=r"`(kernel|in_features|scale)` must"):
+                self.call(**changes)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="must be as `scale`"):
+            ops.int8_lookup([0], kernel, problem()[1]["scale"], K, mean=np.ones(N + 1, np.float32))
+
+    def test_graph_that_knows_no_shape(self):
+        arrays = problem()[1]
+        specs = [tf.TensorSpec(None, dtype) for dtype in (tf.int32, tf.uint8, tf.float32)]
+        lookup = tf.function(
+            lambda indices, kernel, scale: ops.int8_lookup(indices, kernel, scale, K),
+            input_signature=specs,
+        )
+        indices = tf.constant([[0, 3], [6, 6]])
+        rows = lookup(indices, arrays["kernel"], arrays["scale"])
+        expected = Int8().unpack(arrays).T[indices]
+        np.testing.assert_array_equal(rows, expected)
+        for kernel in (arrays["kernel"][:-16], arrays["kernel"][None]):
+            with pytest.raises(tf.errors.InvalidArgumentError):
+                lookup(indices, kernel, arrays["scale"])

@@ -10,6 +10,7 @@ import importlib
 import importlib.metadata
 import os
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -159,13 +160,28 @@ def _load_library(tensorflow: Any) -> Any:
     if not LIBRARY.is_file():
         raise _error(f"no {LIBRARY}", "the op library of tfcompress_ops", _rebuild_command())
     try:
-        return tensorflow.load_op_library(str(LIBRARY))
+        module = tensorflow.load_op_library(str(LIBRARY))
     except (tensorflow.errors.OpError, OSError, RuntimeError) as error:
         raise _error(
             f"{LIBRARY}, which TensorFlow {tensorflow.__version__} cannot load ({error})",
             "an op library that was built for this machine and this TensorFlow",
             _rebuild_command(),
         ) from error
+    if _has_ops(module):
+        return module
+    # A copy of the library was loaded before: the ops are its, and so are the functions.
+    for other in list(sys.modules.values()):
+        if _has_ops(other):
+            return other
+    raise _error(
+        f"another copy of {LIBRARY.name} that this process has loaded",
+        "one copy of the op library in a process",
+        f"tf.load_op_library({str(LIBRARY)!r}), or no load_op_library at all",
+    )
+
+
+def _has_ops(module: Any) -> bool:
+    return "tfcompress_int8_mat_mul" in getattr(module, "__dict__", {})
 
 
 def _rebuild_command() -> str:

@@ -299,8 +299,8 @@ class BinaryUnpackOp : public BinaryUnpackBase {
   }
 };
 
-REGISTER_KERNEL_BUILDER(Name("Tfcompress>BinaryMatMul").Device(tensorflow::DEVICE_CPU), BinaryMatMulOp);
-REGISTER_KERNEL_BUILDER(Name("Tfcompress>BinaryUnpack").Device(tensorflow::DEVICE_CPU), BinaryUnpackOp);
+TFCOMPRESS_REGISTER_KERNEL(Name("Tfcompress>BinaryMatMul").Device(tensorflow::DEVICE_CPU), BinaryMatMulOp);
+TFCOMPRESS_REGISTER_KERNEL(Name("Tfcompress>BinaryUnpack").Device(tensorflow::DEVICE_CPU), BinaryUnpackOp);
 
 #ifdef TFCOMPRESS_WITH_CUDA
 class BinaryMatMulCudaOp : public BinaryMatMulBase {
@@ -333,8 +333,8 @@ class BinaryUnpackCudaOp : public BinaryUnpackBase {
   }
 };
 
-REGISTER_KERNEL_BUILDER(Name("Tfcompress>BinaryMatMul").Device(tensorflow::DEVICE_GPU), BinaryMatMulCudaOp);
-REGISTER_KERNEL_BUILDER(Name("Tfcompress>BinaryUnpack").Device(tensorflow::DEVICE_GPU), BinaryUnpackCudaOp);
+TFCOMPRESS_REGISTER_KERNEL(Name("Tfcompress>BinaryMatMul").Device(tensorflow::DEVICE_GPU), BinaryMatMulCudaOp);
+TFCOMPRESS_REGISTER_KERNEL(Name("Tfcompress>BinaryUnpack").Device(tensorflow::DEVICE_GPU), BinaryUnpackCudaOp);
 #endif
 
 }  // namespace

@@ -254,8 +254,8 @@ class Int8UnpackOp : public Int8UnpackBase {
   }
 };
 
-REGISTER_KERNEL_BUILDER(Name("Tfcompress>Int8MatMul").Device(tensorflow::DEVICE_CPU), Int8MatMulOp);
-REGISTER_KERNEL_BUILDER(Name("Tfcompress>Int8Unpack").Device(tensorflow::DEVICE_CPU), Int8UnpackOp);
+TFCOMPRESS_REGISTER_KERNEL(Name("Tfcompress>Int8MatMul").Device(tensorflow::DEVICE_CPU), Int8MatMulOp);
+TFCOMPRESS_REGISTER_KERNEL(Name("Tfcompress>Int8Unpack").Device(tensorflow::DEVICE_CPU), Int8UnpackOp);
 
 #ifdef TFCOMPRESS_WITH_CUDA
 class Int8MatMulCudaOp : public Int8MatMulBase {
@@ -289,8 +289,8 @@ class Int8UnpackCudaOp : public Int8UnpackBase {
   }
 };
 
-REGISTER_KERNEL_BUILDER(Name("Tfcompress>Int8MatMul").Device(tensorflow::DEVICE_GPU), Int8MatMulCudaOp);
-REGISTER_KERNEL_BUILDER(Name("Tfcompress>Int8Unpack").Device(tensorflow::DEVICE_GPU), Int8UnpackCudaOp);
+TFCOMPRESS_REGISTER_KERNEL(Name("Tfcompress>Int8MatMul").Device(tensorflow::DEVICE_GPU), Int8MatMulCudaOp);
+TFCOMPRESS_REGISTER_KERNEL(Name("Tfcompress>Int8Unpack").Device(tensorflow::DEVICE_GPU), Int8UnpackCudaOp);
 #endif
 
 }  // namespace

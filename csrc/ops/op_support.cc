@@ -5,6 +5,7 @@
 
 #include "base/team.h"
 #include "tensorflow/core/framework/device_base.h"
+#include "tensorflow/core/framework/kernel_def.pb.h"
 
 namespace tfcompress {
 
@@ -59,6 +60,30 @@ absl::Status OptionalInputs::Find(OpKernelContext* ctx, int i, int64_t n, const 
   TF_RETURN_IF_ERROR(CheckVector(op_, name, ctx->input(index), n));
   *tensor = &ctx->input(index);
   return absl::OkStatus();
+}
+
+void RegisterKernel(const tensorflow::KernelDef* kernel, const char* class_name,
+                    tensorflow::OpKernel* (*create)(OpKernelConstruction*)) {
+  const auto same_types = [&](const tensorflow::KernelDef& other) {
+    if (other.constraint_size() != kernel->constraint_size()) return false;
+    for (int i = 0; i < other.constraint_size(); ++i) {
+      const auto& a = other.constraint(i).allowed_values().list();
+      const auto& b = kernel->constraint(i).allowed_values().list();
+      if (a.type_size() != b.type_size()) return false;
+      for (int j = 0; j < a.type_size(); ++j) {
+        if (a.type(j) != b.type(j)) return false;
+      }
+    }
+    return true;
+  };
+  const tensorflow::KernelList known = tensorflow::GetRegisteredKernelsForOp(kernel->op());
+  for (const tensorflow::KernelDef& other : known.kernel()) {
+    if (other.device_type() == kernel->device_type() && same_types(other)) {
+      delete kernel;
+      return;
+    }
+  }
+  tensorflow::kernel_factory::OpKernelRegistrar(kernel, class_name, create);
 }
 
 absl::Status MergeVectors(InferenceContext* c, std::initializer_list<const char*> names, DimensionHandle* n) {

@@ -64,6 +64,22 @@ class OptionalInputs {
   std::vector<std::pair<const char*, int>> inputs_;
 };
 
+// Registers a kernel, unless this process has one for the same op, device and types: a copy of this library that was loaded before. TensorFlow
+// itself takes a second registration silently, and then finds two kernels to choose from whenever the op is used.
+void RegisterKernel(const tensorflow::KernelDef* kernel, const char* class_name,
+                    tensorflow::OpKernel* (*create)(tensorflow::OpKernelConstruction*));
+
+// REGISTER_KERNEL_BUILDER by RegisterKernel; at namespace scope.
+#define TFCOMPRESS_REGISTER_KERNEL(builder, ...) TFCOMPRESS_REGISTER_KERNEL_COUNTED(__COUNTER__, builder, __VA_ARGS__)
+#define TFCOMPRESS_REGISTER_KERNEL_COUNTED(counter, builder, ...) TFCOMPRESS_REGISTER_KERNEL_AS(counter, builder, __VA_ARGS__)
+#define TFCOMPRESS_REGISTER_KERNEL_AS(counter, builder, ...)                                                       \
+  [[maybe_unused]] const bool registered_##counter =                                                               \
+      (::tfcompress::RegisterKernel(::tensorflow::register_kernel::builder.Build(), #__VA_ARGS__,                  \
+                                    [](::tensorflow::OpKernelConstruction* ctx) -> ::tensorflow::OpKernel* {       \
+                                      return new __VA_ARGS__(ctx);                                                 \
+                                    }),                                                                            \
+       true)
+
 // Tensor must have this rank / be a vector of this length: InvalidArgument naming op, argument, expected and actual.
 absl::Status CheckRank(const char* op, const char* name, const tensorflow::Tensor& tensor, int rank);
 absl::Status CheckVector(const char* op, const char* name, const tensorflow::Tensor& tensor, int64_t length);

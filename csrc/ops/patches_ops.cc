@@ -292,11 +292,11 @@ REGISTER_OP("Tfcompress>PatchesGradient")
     })
     .Doc("The gradient of Patches with respect to x.");
 
-REGISTER_KERNEL_BUILDER(Name("Tfcompress>Patches").Device(tensorflow::DEVICE_CPU).TypeConstraint<float>("T"), PatchesOp<float>);
-REGISTER_KERNEL_BUILDER(Name("Tfcompress>Patches").Device(tensorflow::DEVICE_CPU).TypeConstraint<tensorflow::bfloat16>("T"),
+TFCOMPRESS_REGISTER_KERNEL(Name("Tfcompress>Patches").Device(tensorflow::DEVICE_CPU).TypeConstraint<float>("T"), PatchesOp<float>);
+TFCOMPRESS_REGISTER_KERNEL(Name("Tfcompress>Patches").Device(tensorflow::DEVICE_CPU).TypeConstraint<tensorflow::bfloat16>("T"),
                         PatchesOp<tensorflow::bfloat16>);
-REGISTER_KERNEL_BUILDER(Name("Tfcompress>Patches").Device(tensorflow::DEVICE_CPU).TypeConstraint<Eigen::half>("T"), PatchesOp<Eigen::half>);
-REGISTER_KERNEL_BUILDER(Name("Tfcompress>PatchesGradient").Device(tensorflow::DEVICE_CPU), PatchesGradientOp);
+TFCOMPRESS_REGISTER_KERNEL(Name("Tfcompress>Patches").Device(tensorflow::DEVICE_CPU).TypeConstraint<Eigen::half>("T"), PatchesOp<Eigen::half>);
+TFCOMPRESS_REGISTER_KERNEL(Name("Tfcompress>PatchesGradient").Device(tensorflow::DEVICE_CPU), PatchesGradientOp);
 
 #ifdef TFCOMPRESS_WITH_CUDA
 class PatchesCudaOp : public PatchesBase {
@@ -329,8 +329,8 @@ class PatchesGradientCudaOp : public PatchesGradientBase {
   }
 };
 
-REGISTER_KERNEL_BUILDER(Name("Tfcompress>Patches").Device(tensorflow::DEVICE_GPU).HostMemory("first").HostMemory("rows"), PatchesCudaOp);
-REGISTER_KERNEL_BUILDER(Name("Tfcompress>PatchesGradient").Device(tensorflow::DEVICE_GPU).HostMemory("x_shape").HostMemory("first"),
+TFCOMPRESS_REGISTER_KERNEL(Name("Tfcompress>Patches").Device(tensorflow::DEVICE_GPU).HostMemory("first").HostMemory("rows"), PatchesCudaOp);
+TFCOMPRESS_REGISTER_KERNEL(Name("Tfcompress>PatchesGradient").Device(tensorflow::DEVICE_GPU).HostMemory("x_shape").HostMemory("first"),
                         PatchesGradientCudaOp);
 #endif
 

@@ -333,9 +333,9 @@ class SparseValuesGradientOp : public SparseValuesGradientBase {
   }
 };
 
-REGISTER_KERNEL_BUILDER(Name("Tfcompress>SparseMatMul").Device(tensorflow::DEVICE_CPU), SparseMatMulOp);
-REGISTER_KERNEL_BUILDER(Name("Tfcompress>SparseUnpack").Device(tensorflow::DEVICE_CPU), SparseUnpackOp);
-REGISTER_KERNEL_BUILDER(Name("Tfcompress>SparseValuesGradient").Device(tensorflow::DEVICE_CPU), SparseValuesGradientOp);
+TFCOMPRESS_REGISTER_KERNEL(Name("Tfcompress>SparseMatMul").Device(tensorflow::DEVICE_CPU), SparseMatMulOp);
+TFCOMPRESS_REGISTER_KERNEL(Name("Tfcompress>SparseUnpack").Device(tensorflow::DEVICE_CPU), SparseUnpackOp);
+TFCOMPRESS_REGISTER_KERNEL(Name("Tfcompress>SparseValuesGradient").Device(tensorflow::DEVICE_CPU), SparseValuesGradientOp);
 
 #ifdef TFCOMPRESS_WITH_CUDA
 class SparseMatMulCudaOp : public SparseMatMulBase {
@@ -387,9 +387,9 @@ class SparseValuesGradientCudaOp : public SparseValuesGradientBase {
   }
 };
 
-REGISTER_KERNEL_BUILDER(Name("Tfcompress>SparseMatMul").Device(tensorflow::DEVICE_GPU), SparseMatMulCudaOp);
-REGISTER_KERNEL_BUILDER(Name("Tfcompress>SparseUnpack").Device(tensorflow::DEVICE_GPU), SparseUnpackCudaOp);
-REGISTER_KERNEL_BUILDER(Name("Tfcompress>SparseValuesGradient").Device(tensorflow::DEVICE_GPU), SparseValuesGradientCudaOp);
+TFCOMPRESS_REGISTER_KERNEL(Name("Tfcompress>SparseMatMul").Device(tensorflow::DEVICE_GPU), SparseMatMulCudaOp);
+TFCOMPRESS_REGISTER_KERNEL(Name("Tfcompress>SparseUnpack").Device(tensorflow::DEVICE_GPU), SparseUnpackCudaOp);
+TFCOMPRESS_REGISTER_KERNEL(Name("Tfcompress>SparseValuesGradient").Device(tensorflow::DEVICE_GPU), SparseValuesGradientCudaOp);
 #endif
 
 }  // namespace

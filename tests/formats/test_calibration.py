@@ -62,3 +62,14 @@ def test_in_compress(capsys):
         tfc.compress(model, tfc.Int8("static"), x, calibration="kl")
     with pytest.raises(ValueError, match=r"`calibration_data` must hold inputs as 'seq.*\(9, 5\)"):
         tfc.compress(model, tfc.Int8("static"), np.zeros((9, 5)))
+
+
+@pytest.mark.parametrize("x_scale", [0.0, -1.0, 2.0**-112, 2.0**101])
+def test_steps_that_kernels_refuse(x_scale):
+    format_ = tfc.Int8("static")
+    arrays = format_.pack(np.eye(3, dtype=np.float32), 1.0)
+    arrays["x_scale"] = np.array([x_scale], np.float32)
+    with pytest.raises(ValueError, match=r"`x_scale` must be from 2\^-110 to 2\^100"):
+        format_.check_arrays(arrays, 3, 3)
+    with pytest.raises(ValueError, match=r"`x_scale` must be"):
+        format_.pack(np.eye(3, dtype=np.float32), 2.0**110)

@@ -66,7 +66,7 @@ def test_truncated_and_flipped_files(tmp_path, format_):
             CommandError, match=r"is not a \.keras file|is damaged|cannot be loaded"
         ):
             load(broken)
-    for _ in range(40):
+    for _ in range(20):
         changed = bytearray(whole)
         for at in rng.integers(0, len(whole), int(rng.integers(1, 4))):
             changed[at] ^= 1 << int(rng.integers(8))
@@ -83,7 +83,7 @@ def test_flipped_bytes_of_the_weights(tmp_path, format_):
     expected = model(X).numpy()
     rng = np.random.default_rng(3)
     seen = set()
-    for _ in range(60):
+    for _ in range(25):
 
         def flip(name, content):
             if not name.endswith(".h5"):
@@ -178,7 +178,7 @@ def test_damaged_saved_models(tmp_path, format_):
     seen = 0
     data = "variables/variables.data-00000-of-00001"
     for number, file in enumerate(
-        (data, data, data, "variables/variables.index", "saved_model.pb") * 4
+        (data, data, data, "variables/variables.index", "saved_model.pb") * 2
     ):
         broken = tmp_path / f"broken{number}"
         shutil.copytree(tmp_path / "saved", broken)

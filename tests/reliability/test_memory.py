@@ -92,7 +92,7 @@ def growth(run_python, what, warm_up, count):
 
 # Steps before the first measurement (caches fill), steps, and mebibytes that the second half of
 # them may add. A leak that matters, of an int8 matrix of 64 KiB in each step, would add 32.
-SHORT = {"calls": (400, 2000, 4), "compressions": (40, 60, 6), "retraces": (40, 80, 6)}
+SHORT = {"calls": (400, 2000, 4), "compressions": (20, 40, 6), "retraces": (20, 40, 6)}
 LONG = {"calls": (1000, 10_000, 4), "compressions": (100, 1000, 12), "retraces": (100, 1000, 12)}
 on_linux = pytest.mark.skipif(
     not Path("/proc/self/statm").exists(), reason="the resident set is read from /proc"

@@ -19,6 +19,7 @@ import tfcompress_ops as tfc
 from tfcompress_ops import _loader
 from tfcompress_ops.cli import files
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
 FORMATS = {
     "int8": "tfc.Int8(center=True)",
     "int8_float": "tfc.Int8('float', center=True)",
@@ -68,7 +69,7 @@ def test_eight_threads_share_four_models():
 
 
 def test_same_bits_whatever_the_threads(run_python, tmp_path):
-    """In processes with one, two and five intra-op threads."""
+    """In processes with one and two intra-op threads."""
     code = (
         MODELS
         + f"""
@@ -83,9 +84,9 @@ def test_same_bits_whatever_the_threads(run_python, tmp_path):
     np.savez(f"{{THREADS}}.npz", **results)
     """
     )
-    for threads in (1, 2, 5):
+    for threads in (1, 2):
         run_python(f"THREADS = {threads}\n" + textwrap.dedent(code))
-    one, *others = (np.load(tmp_path / f"{threads}.npz") for threads in (1, 2, 5))
+    one, *others = (np.load(tmp_path / f"{threads}.npz") for threads in (1, 2))
     assert len(one.files) == len(FORMATS) * 8
     for name in one.files:
         np.testing.assert_array_equal(one[name], one[name.removesuffix("_again")], err_msg=name)
@@ -164,40 +165,29 @@ def test_fork_after_import(run_python):
 
 
 def test_two_copies_of_the_library(run_python, tmp_path):
-    """Loading the same build from another place: an error of TensorFlow's that names the op, and
-    the first copy goes on working. In either order."""
+    """Loading the same build from another place, before or after: the first copy does the work."""
     copy = tmp_path / "copy" / _loader.LIBRARY.name
     copy.parent.mkdir()
     shutil.copy(_loader.LIBRARY, copy)
-    process = run_python(
-        f"""
-        import numpy as np, tensorflow as tf
-        import tfcompress_ops as tfc
-
-        arrays = tfc.Int8().pack(np.eye(3, dtype="float32"))
-        try:
-            tf.load_op_library({str(copy)!r})
-            print("loaded")
-        except tf.errors.OpError as error:
-            print("refused", error)
-        print(np.round(tfc.Int8().matmul(np.eye(3, dtype="float32"), arrays), 3).tolist())
-        """
-    )
-    assert "[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]" in process.stdout
-    assert "loaded" in process.stdout or "Tfcompress>" in process.stdout
-    process = run_python(
-        f"""
-        import tensorflow as tf
-        tf.load_op_library({str(copy)!r})
+    use = """
         import numpy as np
-        import tfcompress_ops as tfc
-        arrays = tfc.Int8().pack(np.eye(3, dtype="float32"))
-        print(np.round(tfc.Int8().matmul(np.eye(3, dtype="float32"), arrays), 3).tolist())
-        """,
-        check=False,
-    )
-    worked = "[[1.0, 0.0, 0.0]" in process.stdout
-    assert worked or "ImportError: tfcompress_ops cannot be imported." in process.stderr
+        eye, gradients = np.eye(3, dtype="float32"), []
+        for format_ in (tfc.Int8(), tfc.Sparse(), tfc.Binary(), tfc.Ternary("int8")):
+            x = tf.Variable(eye)
+            with tf.GradientTape() as tape:
+                y = tf.function(format_.matmul)(x, format_.pack(eye))
+            assert tape.gradient(y, x).shape == (3, 3)
+        conv = keras.Sequential([keras.Input((6, 6, 2)), keras.layers.Conv2D(3, 3)])
+        assert tfc.compress(conv, tfc.Int8(), batch_size=None)(np.ones((1, 6, 6, 2))).shape
+        print("works")
+    """
+    load = f"tf.load_op_library({str(copy)!r})"
+    for first, second in (
+        (load, "import tfcompress_ops as tfc"),
+        ("import tfcompress_ops as tfc", load),
+    ):
+        code = f"import keras, tensorflow as tf\n{first}\n{second}\n{textwrap.dedent(use)}"
+        assert run_python(code).stdout.strip().endswith("works")
 
 
 def dense_file(path, units=1500):
@@ -232,7 +222,7 @@ def test_interrupted_command(tmp_path):
     dense_file(source)
     before = source.read_bytes()
     arguments = ("compress", source, "-o", target, "--force")
-    for delay in (0.0, 0.02, 0.1, 0.4):
+    for delay in (0.0, 0.05):
         target.write_bytes(b"what was here before")
         process = command(*arguments, cwd=tmp_path)
         deadline = time.monotonic() + 100

@@ -327,10 +327,11 @@ PreparedRow PrepareTables(const MatMulArgs& args, int64_t row, float* tables) {
 }
 
 // sums[r][o] = sum over the words' groups of 4 bits of table[r][group][the weights' 4 bits], for MR rows and NR registers of outputs.
-template <class S, int MR, int NR>
+// kSets chains of sums hide the latency of additions where one row is all there is. A row among others has one chain in any tile: how rows are cut
+// into tiles depends on the number of threads, and the order in which floats are added must not.
+template <class S, int MR, int NR, int kSets>
 TFCOMPRESS_NOINLINE void TablesTile(const uint8_t* w, int64_t w_stride, const float* x, int64_t x_stride, int64_t words, float* sums) {
   using F = typename S::F;
-  constexpr int kSets = MR == 1 ? S::kOneRowSets : 1;
   F acc[kSets][MR][NR];
   TFCOMPRESS_UNROLL
   for (int s = 0; s < kSets; ++s) {
@@ -389,7 +390,11 @@ struct TablesPath {
   static bool Panel(const MatMulArgs&, const uint8_t*, int64_t, const X*, int64_t, int64_t, Sum*) { return false; }
   template <int MR, int NR>
   static void Tile(const MatMulArgs& args, const uint8_t* w, int64_t width, const X* x, int64_t x_stride, Sum* sums) {
-    TablesTile<S, MR, NR>(w, width * 4, x, x_stride, NumWords(levels, args.k), sums);
+    const int64_t words = NumWords(levels, args.k);
+    if constexpr (MR == 1) {
+      if (args.m == 1) return TablesTile<S, 1, NR, S::kOneRowSets>(w, width * 4, x, x_stride, words, sums);
+    }
+    TablesTile<S, MR, NR, 1>(w, width * 4, x, x_stride, words, sums);
   }
 };
 
