@@ -99,6 +99,7 @@ def test_layers_of_a_chain_are_fused_as_in_a_model(monkeypatch: pytest.MonkeyPat
     assert not four["MatMul"] + four["Relu"] + four["BiasAdd"]
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
 def test_layers_command(tmp_path: Path) -> None:
     file, page = tmp_path / "layers.json", tmp_path / "layers.html"
     arguments = ["layers", "--quick", "--json", str(file), "--html", str(page)]
@@ -218,6 +219,7 @@ def test_a_process_that_fails_is_told_of(tmp_path: Path) -> None:
     assert "failed with exit code 1" in " ".join(outcome.output.split())
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
 def test_everything_in_one_command(tmp_path: Path) -> None:
     file, docs = tmp_path / "all.json", tmp_path / "performance.md"
     arguments = ["all", "--quick", "--json", str(file), "--docs", str(docs)]

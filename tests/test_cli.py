@@ -130,6 +130,8 @@ class TestHelp:
     def test_every_benchmark_gives_json(self):
         bench = typer.main.get_command(bench_app)
         for name, command in bench.commands.items():
+            if name == "report":  # reads what --json wrote
+                continue
             assert "--json" in [option for each in command.params for option in each.opts], name
 
     def test_options_of_formats_are_shown(self):

@@ -128,7 +128,7 @@ def test_encoder(run_python, tmp_path):
 
 def test_profile():
     """The ops of each form are timed where that is asked for."""
-    model = bench_models.encoder(1, 64, 4, 128, sequence=9, vocabulary=100)
+    model = bench_models.encoder(1)
     plain, xla, int8 = bench_models.measure(model, 1, ["int8"], 0.1, search=False, profile=True)
     assert [row["form"] for row in (plain, xla, int8)] == ["tf.function", "XLA", "int8"]
     assert "Tfcompress>Int8MatMul" in int8["profile_us"]

@@ -200,7 +200,8 @@ class BinaryMatMulBase : public OpKernel {
     }
     // CheckMatMul goes by pointers, which an empty tensor has none of.
     const bool takes_or_gives_signs = signs || x.dtype() == tensorflow::DT_INT32;
-    if (activations_ == binary::Activations::kBinary ? scale_x_ && takes_or_gives_signs : takes_or_gives_signs) {
+    const bool empty = args->m == 0 || args->n == 0 || args->k == 0;
+    if (empty && (activations_ == binary::Activations::kBinary ? scale_x_ && takes_or_gives_signs : takes_or_gives_signs)) {
       return absl::InvalidArgumentError(
           absl::StrCat(kOp, ": packed signs and threshold go with activations = 'binary' and scale_x = false"));
     }

@@ -67,12 +67,12 @@ class Geometry {
     const int64_t extent = (axis->kernel - 1) * axis->dilation + 1;
     axis->in = size;
     if (padding_ == "valid") {
-      axis->out = std::max<int64_t>(0, (size - extent + axis->stride) / axis->stride);
-      if (size < extent) axis->out = 0;
+      axis->out = size < extent ? 0 : (size - extent) / axis->stride + 1;
       return;
     }
-    axis->out = (size + axis->stride - 1) / axis->stride;
-    axis->pad = padding_ == "causal" ? extent - 1 : std::max<int64_t>(0, ((axis->out - 1) * axis->stride + extent - size) / 2);
+    // In an order in which nothing overflows, whatever the size.
+    axis->out = size / axis->stride + (size % axis->stride != 0 ? 1 : 0);
+    axis->pad = padding_ == "causal" ? extent - 1 : std::max<int64_t>(0, ((axis->out - 1) * axis->stride - size + extent) / 2);
   }
 
   Windows windows_;
@@ -116,8 +116,13 @@ absl::Status CheckRows(const Windows& windows, int64_t first, int64_t rows) {
     return absl::InvalidArgumentError(absl::StrCat("Tfcompress>Patches: windows of ", windows.h.kernel, " x ", windows.w.kernel, " x ",
                                                    windows.channels, " elements are too large"));
   }
-  if (first < 0 || rows < 0 || first > windows.count() - rows) {
-    return absl::InvalidArgumentError(absl::StrCat("Tfcompress>Patches: first and rows must lie within the ", windows.count(),
+  int64_t count;
+  if (__builtin_mul_overflow(windows.h.out, windows.w.out, &count) || __builtin_mul_overflow(count, windows.batch, &count)) {
+    return absl::InvalidArgumentError(absl::StrCat("Tfcompress>Patches: ", windows.batch, " x ", windows.h.out, " x ", windows.w.out,
+                                                   " windows are too many"));
+  }
+  if (first < 0 || rows < 0 || first > count - rows) {
+    return absl::InvalidArgumentError(absl::StrCat("Tfcompress>Patches: first and rows must lie within the ", count,
                                                    " windows; received first = ", first, ", rows = ", rows));
   }
   return absl::OkStatus();

@@ -16,6 +16,7 @@ _INTRODUCTION = """\
 Compressed layers against TensorFlow, Keras and other engines, on one machine on {date}. This page
 is written by one command, which takes some 15 minutes on 2 cores:
 
+<!-- not run: minutes; tests/test_bench_whole.py runs it in small -->
 ```sh
 {command}
 ```
