@@ -8,6 +8,11 @@
 namespace tfcompress::sparse {
 namespace {
 
+// Sums of malformed matrices may wrap around.
+TFCOMPRESS_INLINE int32x4_t AddWrapping(int32x4_t a, int32x4_t b) {
+  return vreinterpretq_s32_u32(vaddq_u32(vreinterpretq_u32_s32(a), vreinterpretq_u32_s32(b)));
+}
+
 // ---- Rows of float ---------------------------------------------------------------------------------------------------------------------
 //
 // Activations are loaded one by one: 16 of them take 16 loads, 16 instructions that extract an index, and 12 that join four lanes. Look-ups inside
@@ -100,7 +105,7 @@ struct LookedUpRows {
   static Acc Zero() { return {{vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)}}; }
   static Acc Add(Acc a, const Acc& b) {
     TFCOMPRESS_UNROLL
-    for (int i = 0; i < 4; ++i) a.of[i] = vaddq_s32(a.of[i], b.of[i]);
+    for (int i = 0; i < 4; ++i) a.of[i] = AddWrapping(a.of[i], b.of[i]);
     return a;
   }
   static void Store(int32_t* to, const Acc& a) {
@@ -148,7 +153,7 @@ struct Columns {
   static V BroadcastAt(const float* p) { return vreinterpretq_f32_u8(LoadLane0(p)); }
   static V BroadcastBFloat16At(const uint16_t* p) { return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_u8(LoadHalfOfLane0(p)), 16)); }
   static V Fma(V a, V b, V c) { return vfmaq_laneq_f32(c, a, b, 0); }
-  static void AddToInts(int32_t* to, V v) { vst1q_s32(to, vaddq_s32(vld1q_s32(to), vcvtq_s32_f32(v))); }
+  static void AddToInts(int32_t* to, V v) { vst1q_s32(to, AddWrapping(vld1q_s32(to), vcvtq_s32_f32(v))); }
   static void Transpose(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
     const float32x4_t a = vld1q_f32(from), b = vld1q_f32(from + from_stride);
     const float32x4_t c = vld1q_f32(from + 2 * from_stride), d = vld1q_f32(from + 3 * from_stride);
