@@ -30,9 +30,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 # Commands that other runs cover, and which.
 COVERED = {
-    "pip install '.[cpu,demo]' && tfcompress demo": "minutes; tests/test_demo.py runs it in small",
+    "pip install '.[cpu,demo]' && tfcompress demo": "tests/test_demo.py: in small",
     "pip install '.[cpu,test]' && pytest -n 2": ".ci/run: README's second command",
-    "tfcompress demo": "minutes; tests/test_demo.py runs it in small",
+    "tfcompress demo": "tests/test_demo.py: in small",
 }
 # What a command gets here so that it takes seconds: its own sizes measure for minutes.
 SMALLER = {"tfcompress bench": "--quick --no-peers --shape 32x32 --batch 1 --state hot"}
