@@ -1,24 +1,19 @@
 """Every command and code block of README.md and docs/*.md is run here, or says why it is not.
 
-The blocks of a page share one folder and one namespace, in order, like a notebook. A comment before
-a block, which readers of the rendered page do not see, says what is special:
-
-    <!-- setup
-    model = ...                what the page takes for granted: Python that is run, too
-    -->
-    <!-- not run: REASON -->   the next block is left out
+The blocks of a page share one folder and one namespace, in order, like a notebook; what comments
+before them say, code_blocks.py tells.
 """
 
 import contextlib
 import io
 import re
 import shlex
-import textwrap
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import keras
 import pytest
+from code_blocks import blocks
 from typer.testing import CliRunner
 
 import tfcompress_ops as tfc
@@ -31,7 +26,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Commands that other runs cover, and which.
 COVERED = {
     "pip install '.[cpu,demo]' && tfcompress demo": "tests/test_demo.py: in small",
-    "pip install '.[cpu,test]' && pytest -n 2": ".ci/run: README's second command",
+    "pip install '.[cpu,test]' && pytest -n 2": ".ci/run: the whole command",
     "tfcompress demo": "tests/test_demo.py: in small",
 }
 # What a command gets here so that it takes seconds: its own sizes measure for minutes.
@@ -39,36 +34,7 @@ SMALLER = {"tfcompress bench": "--quick --no-peers --shape 32x32 --batch 1 --sta
 # Examples name these paths.
 LIBRARY = re.compile(r"/path/to/[\w/]*libtfcompress_ops\.so")
 
-BLOCK = re.compile(
-    r"^<!-- setup\n(?P<setup>.*?)^-->$"
-    r"|(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?"
-    r"^(?P<indent> *)```(?P<language>\w*)\n(?P<code>.*?)^(?P=indent)```$",
-    re.MULTILINE | re.DOTALL,
-)
-
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block, or a setup comment."""
-
-    place: str
-    language: str
-    code: str
-    reason: str | None  # why it is not run
-
-
-def blocks(page: Path) -> list[Block]:
-    text = page.read_text()
-    found = []
-    for match in BLOCK.finditer(text):
-        place = f"{page.name}:{text.count(chr(10), 0, match.start()) + 1}"
-        setup = match["setup"]
-        code = textwrap.dedent(match["code"] if setup is None else setup)
-        language = match["language"] if setup is None else "python"
-        found.append(Block(place, language, code, match["reason"]))
-    return found
 
 
 def commands(code: str) -> list[str]:
@@ -109,7 +75,7 @@ def test_page(page: Path, folder: Path) -> None:
         if block.language == "python":
             code = LIBRARY.sub(str(_loader.LIBRARY), block.code)
             with contextlib.redirect_stdout(io.StringIO()):
-                exec(compile(code, block.place, "exec"), names)
+                replace(block, code=code).run(names)
         elif block.language == "sh":
             for command in commands(block.code):
                 (folder / "OUT.keras").unlink(missing_ok=True) if "-o OUT" in command else None

@@ -37,8 +37,6 @@ _FUSED: dict[str, Callable[[Any], Any]] = {
 }
 _FUSED_NAMES = {function: name for name, function in _FUSED.items()}
 _X_DTYPES = (tf.float32, tf.bfloat16, tf.float16)
-# What the packed int8 format is defined for: sums of so many products fit into int32.
-_MOST_INT8_ROWS = 65_536
 
 
 def fused_activation_name(
@@ -209,10 +207,6 @@ def _check_int8_packed(kernel: tf.Tensor, scale: tf.Tensor, in_features: int) ->
 
     The ops check this themselves; look-ups are made of TensorFlow's.
     """
-    if not 0 <= in_features <= _MOST_INT8_ROWS:
-        raise ValueError(
-            f"`in_features` must be from 0 to {_MOST_INT8_ROWS}; received {in_features}."
-        )
     for name, vector, dtype in (("kernel", kernel, tf.uint8), ("scale", scale, tf.float32)):
         if vector.dtype != dtype or vector.shape.rank not in (None, 1):
             raise ValueError(

@@ -77,6 +77,21 @@ inline void TestFaults(const char* folder, bool (*run)(uint64_t seed)) {
   }
 }
 
+// What every program does: `faults` tests the faults under `folder`, otherwise the arguments are a number of cases and a seed.
+inline int RunProgram(int argc, char** argv, const char* folder, bool (*run_all_barriers)(uint64_t seed), void (*test)(Random&, int64_t cases)) {
+  if (argc > 1 && std::strcmp(argv[1], "faults") == 0) {
+    TestFaults(folder, run_all_barriers);
+    return Finish();
+  }
+  const int64_t cases = argc > 1 ? std::atoll(argv[1]) : 40;
+  const uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
+  std::printf("seed %llu, architecture %d\n", static_cast<unsigned long long>(seed), kCudaArch);
+  Random random(seed);
+  emulation::runtime.random.seed(seed);
+  test(random, cases);
+  return Finish();
+}
+
 }  // namespace tfcompress::testing
 
 #endif  // TFCOMPRESS_TESTS_CUDA_CUDA_TESTING_H_

@@ -368,25 +368,19 @@ bool RunAllBarriers(uint64_t seed) {
   return true;
 }
 
-}  // namespace
-}  // namespace tfcompress::int8
-
-int main(int argc, char** argv) {
-  using namespace tfcompress::int8;  // NOLINT(google-build-using-namespace)
-  if (argc > 1 && std::string(argv[1]) == "faults") {
-    tfcompress::testing::TestFaults("csrc/", RunAllBarriers);
-    return tfcompress::testing::Finish();
-  }
-  const int64_t cases = argc > 1 ? std::atoll(argv[1]) : 40;
-  const uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
-  std::printf("seed %llu, architecture %d\n", static_cast<unsigned long long>(seed), tfcompress::kCudaArch);
-  tfcompress::testing::Random random(seed);
-  tfcompress::emulation::runtime.random.seed(seed);
+void Test(Random& random, int64_t cases) {
   TestGemmTiles(random);
   TestMatMul(random, cases);
   TestSpecialValues(random);
   TestDequantize(random);
   TestErrors(random);
   TestPlans();
-  return tfcompress::testing::Finish();
+}
+
+}  // namespace
+}  // namespace tfcompress::int8
+
+int main(int argc, char** argv) {
+  using namespace tfcompress::int8;  // NOLINT(google-build-using-namespace)
+  return tfcompress::testing::RunProgram(argc, argv, "csrc/", RunAllBarriers, Test);
 }

@@ -327,23 +327,17 @@ bool RunAllBarriers(uint64_t seed) {
   return true;
 }
 
+void Test(Random& random, int64_t cases) {
+  TestMatMul(random, cases);
+  TestWeights(random);
+  TestMalformed(random);
+  TestErrors(random);
+}
+
 }  // namespace
 }  // namespace tfcompress::sparse
 
 int main(int argc, char** argv) {
   using namespace tfcompress::sparse;  // NOLINT(google-build-using-namespace)
-  if (argc > 1 && std::string(argv[1]) == "faults") {
-    tfcompress::testing::TestFaults("csrc/formats/sparse/", RunAllBarriers);
-    return tfcompress::testing::Finish();
-  }
-  const int64_t cases = argc > 1 ? std::atoll(argv[1]) : 40;
-  const uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
-  std::printf("seed %llu, architecture %d\n", static_cast<unsigned long long>(seed), tfcompress::kCudaArch);
-  tfcompress::testing::Random random(seed);
-  tfcompress::emulation::runtime.random.seed(seed);
-  TestMatMul(random, cases);
-  TestWeights(random);
-  TestMalformed(random);
-  TestErrors(random);
-  return tfcompress::testing::Finish();
+  return tfcompress::testing::RunProgram(argc, argv, "csrc/formats/sparse/", RunAllBarriers, Test);
 }

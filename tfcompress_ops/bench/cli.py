@@ -35,6 +35,7 @@ from tfcompress_ops.cli import console, files
 app = typer.Typer(
     help="Time this package's ops against TensorFlow, Keras and other engines.",
     no_args_is_help=True,
+    add_completion=False,  # it is the whole command that has it
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 success, 1 an error that the message explains, 2 wrong usage, "

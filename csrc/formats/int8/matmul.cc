@@ -32,7 +32,7 @@ namespace {
 // Cycles, roughly, that a core takes per byte of packed weights that it streams, and per activation that it converts.
 constexpr double kCyclesPerWeightByte = 1.0 / 16;
 constexpr double kCyclesPerActivation = 0.8;
-// Rows of a task that quantises: long enough to be worth a task.
+// Activations of a task that quantises: enough to be worth a task.
 constexpr int64_t kActivationsPerTask = 8 * 1024;
 
 // Of the product of `rows` rows. Those of the integer path are prepared before it.

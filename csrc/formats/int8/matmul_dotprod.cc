@@ -6,19 +6,9 @@
 namespace tfcompress::int8 {
 namespace {
 
-struct Integer {
-  using V = int32x4_t;
-  using XElement = int8_t;
-  static constexpr int kOutputs = 4;
-  static constexpr int kHalves = 1;
+struct Integer : IntegerBase {
   static constexpr int kRowTile = 12;
-  static constexpr int kOneRowSets = 1;
   static constexpr int RegsFor(int rows) { return rows == 1 ? 16 : rows == 2 ? 8 : rows <= 6 ? 4 : 2; }
-  static V Zero() { return vdupq_n_s32(0); }
-  template <int kHalf>
-  static V Weights(const uint8_t* w) {
-    return vreinterpretq_s32_s8(LoadSigned(w));
-  }
   template <int kHalf>
   static V Broadcast(const int8_t* x) {
     return vreinterpretq_s32_u8(LoadLane0(x));
@@ -27,10 +17,6 @@ struct Integer {
   static V Dot(V sums, V w, V x) {
     return vdotq_laneq_s32(sums, vreinterpretq_s8_s32(w), vreinterpretq_s8_s32(x), 0);
   }
-  static void ArrangeGroups(int8_t*, int64_t) {}
-  static V Add(V a, V b) { return vaddq_s32(a, b); }
-  static V LoadSums(const int32_t* sums) { return vld1q_s32(sums); }
-  static void StoreSums(int32_t* sums, V v) { vst1q_s32(sums, v); }
 };
 
 }  // namespace

@@ -11,6 +11,24 @@ namespace {
 // A register of 4 groups, of 4 outputs, as int8: byte - 128.
 TFCOMPRESS_INLINE int8x16_t LoadSigned(const uint8_t* w) { return vreinterpretq_s8_u8(veorq_u8(vld1q_u8(w), vdupq_n_u8(kZeroPoint))); }
 
+// What is the same of int32 sums on both tiers.
+struct IntegerBase {
+  using V = int32x4_t;
+  using XElement = int8_t;
+  static constexpr int kOutputs = 4;
+  static constexpr int kHalves = 1;
+  static constexpr int kOneRowSets = 1;
+  static V Zero() { return vdupq_n_s32(0); }
+  template <int kHalf>
+  static V Weights(const uint8_t* w) {
+    return vreinterpretq_s32_s8(LoadSigned(w));
+  }
+  static void ArrangeGroups(int8_t*, int64_t) {}
+  static V Add(V a, V b) { return vaddq_s32(a, b); }
+  static V LoadSums(const int32_t* sums) { return vld1q_s32(sums); }
+  static void StoreSums(int32_t* sums, V v) { vst1q_s32(sums, v); }
+};
+
 // 32 registers: tiles of 6 rows x 16 outputs hold 24 sums, 4 weights and a few activations, each in lane 0.
 struct Float {
   using V = float32x4_t;

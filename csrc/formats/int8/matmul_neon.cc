@@ -7,19 +7,9 @@
 namespace tfcompress::int8 {
 namespace {
 
-struct Integer {
-  using V = int32x4_t;
-  using XElement = int8_t;
-  static constexpr int kOutputs = 4;
-  static constexpr int kHalves = 1;
+struct Integer : IntegerBase {
   static constexpr int kRowTile = 6;
-  static constexpr int kOneRowSets = 1;
   static constexpr int RegsFor(int rows) { return rows == 1 ? 16 : rows == 2 ? 8 : 4; }
-  static V Zero() { return vdupq_n_s32(0); }
-  template <int kHalf>
-  static V Weights(const uint8_t* w) {
-    return vreinterpretq_s32_s8(LoadSigned(w));
-  }
   template <int kHalf>
   static V Broadcast(const int8_t* x) {
     int32_t four;
@@ -34,10 +24,6 @@ struct Integer {
     TFCOMPRESS_KEEP_ORDER(sums);
     return sums;
   }
-  static void ArrangeGroups(int8_t*, int64_t) {}
-  static V Add(V a, V b) { return vaddq_s32(a, b); }
-  static V LoadSums(const int32_t* sums) { return vld1q_s32(sums); }
-  static void StoreSums(int32_t* sums, V v) { vst1q_s32(sums, v); }
 };
 
 }  // namespace
