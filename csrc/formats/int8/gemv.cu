@@ -4,7 +4,6 @@
 namespace tfcompress::int8 {
 namespace {
 
-constexpr int kWarps = kPanelGemvWarps;
 static_assert(kGemvThreads == kPanelGemvThreads, "the planner and the kernels agree");
 
 // Quantised activations lie in shared memory as words of a group, up to four rows side by side: one load of up to 128 bits for them.
