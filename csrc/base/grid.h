@@ -39,7 +39,8 @@ Grid MakeGrid(const GridCosts& costs, int num_threads);
 // Calls multiply(block, worker) for every block of the grid, on grid.threads threads of the pool.
 template <typename F>
 void RunGrid(const GridCosts& costs, const Grid& grid, ThreadPool* pool, const F& multiply) {
-  const auto task = [&](int64_t row_part, int64_t panel_part, int worker) {
+  // By value, so that a helper finds all that it needs in one place.
+  const auto task = [costs, grid, multiply](int64_t row_part, int64_t panel_part, int worker) {
     const Block block = {costs.m * row_part / grid.row_parts, costs.m * (row_part + 1) / grid.row_parts,
                          costs.panels * panel_part / grid.panel_parts, costs.panels * (panel_part + 1) / grid.panel_parts};
     multiply(block, worker);

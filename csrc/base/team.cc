@@ -4,7 +4,6 @@
 
 #include <atomic>
 #include <chrono>
-#include <memory>
 #include <thread>
 #include <utility>
 
@@ -29,7 +28,7 @@ void Pause() {
 }
 
 struct Assignment {
-  std::shared_ptr<Job> job;
+  Job::Share job;
   int worker = 0;
 };
 
@@ -46,7 +45,7 @@ class alignas(64) Mailbox {
   }
 
   // By who has a job. False if no helper of that pool waits here.
-  bool Post(const void* pool, const std::shared_ptr<Job>& job, int worker) {
+  bool Post(const void* pool, const Job::Share& job, int worker) {
     if (state_.load(std::memory_order_relaxed) != kWaiting || pool_.load(std::memory_order_relaxed) != pool) return false;
     State expected = kWaiting;
     if (!state_.compare_exchange_strong(expected, kClaimed, std::memory_order_acquire)) return false;
@@ -113,8 +112,7 @@ std::atomic<int>* PendingOf(const void* pool) {
 
 void Help(const void* pool, Assignment assignment) {
   const Clock::time_point arrival = Clock::now();
-  assignment.job->Work(assignment.worker);
-  assignment = {};
+  assignment.job.Work(assignment.worker);
   if (Clock::now() - arrival > kTenure) return;  // after a job of that length a wake-up does not matter
   for (int i = 0; i < kMailboxes; ++i) {
     Mailbox& mailbox = Mailboxes()[i];
@@ -122,9 +120,9 @@ void Help(const void* pool, Assignment assignment) {
     for (;;) {
       // Past the tenure, one more look: who posted just now must be served.
       const Clock::time_point now = Clock::now(), leave = arrival + kTenure;
-      const Assignment next = mailbox.Wait(now + kWait < leave ? now + kWait : leave);
-      if (next.job == nullptr) return;
-      next.job->Work(next.worker);
+      Assignment next = mailbox.Wait(now + kWait < leave ? now + kWait : leave);
+      if (!next.job) return;
+      next.job.Work(next.worker);
     }
   }
 }
@@ -133,8 +131,8 @@ void Help(const void* pool, Assignment assignment) {
 
 void RunWithHelpers(const void* pool, const std::function<void(std::function<void()>)>& schedule, int num_threads, int64_t groups,
                     int64_t tasks, TaskRef task) {
-  const auto job = std::make_shared<Job>(groups, tasks, num_threads, task);
-  const int workers = job->workers();
+  Job::Share job(groups, tasks, num_threads, task);
+  const int workers = job.workers();
   int worker = 1;
   for (int i = 0; i < kMailboxes && worker < workers; ++i) {
     if (Mailboxes()[i].Post(pool, job, worker)) ++worker;
@@ -151,15 +149,14 @@ void RunWithHelpers(const void* pool, const std::function<void(std::function<voi
       Help(pool, std::exchange(assignment, {}));
     });
   }
-  job->Work(0);
-  // What is left runs on a helper right now.
-  for (int spin = 0; !job->Finished(); ++spin) {
-    if (spin < 4096) {
+  int spins = 0;
+  job.Finish([&spins] {  // what is left runs on a helper right now
+    if (++spins < 4096) {
       Pause();
     } else {
       sched_yield();  // the helper may have lost its processor
     }
-  }
+  });
 }
 
 }  // namespace tfcompress

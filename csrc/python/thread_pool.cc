@@ -21,7 +21,7 @@ WorkerThreads::~WorkerThreads() { Stop(); }
 void WorkerThreads::Stop() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    job_ = nullptr;
+    job_ = {};
     ++generation_;
   }
   wake_.notify_all();
@@ -29,15 +29,14 @@ void WorkerThreads::Stop() {
 }
 
 void WorkerThreads::Run(int64_t groups, int64_t tasks, TaskRef task) {
-  const auto job = std::make_shared<Job>(groups, tasks, NumThreads(), task);
+  Job::Share job(groups, tasks, NumThreads(), task);
   {
     std::lock_guard<std::mutex> lock(mutex_);
     job_ = job;
     ++generation_;
   }
   wake_.notify_all();
-  job->Work(0);
-  while (!job->Finished()) std::this_thread::yield();
+  job.Finish([] { std::this_thread::yield(); });
 }
 
 void WorkerThreads::Loop(int worker) {
@@ -45,15 +44,15 @@ void WorkerThreads::Loop(int worker) {
   for (;;) {
     for (int spin = 0; spin < kSpins && generation_.load(std::memory_order_acquire) == seen; ++spin) {
     }
-    std::shared_ptr<Job> job;
+    Job::Share job;
     {
       std::unique_lock<std::mutex> lock(mutex_);
       wake_.wait(lock, [&] { return generation_.load() != seen; });
       seen = generation_.load();
       job = job_;
     }
-    if (job == nullptr) return;
-    job->Work(worker);
+    if (!job) return;
+    job.Work(worker);
   }
 }
 

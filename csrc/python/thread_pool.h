@@ -5,7 +5,6 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
-#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -31,7 +30,7 @@ class WorkerThreads final : public ThreadPool {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::atomic<uint64_t> generation_{0};
-  std::shared_ptr<Job> job_;  // null: stop. Guarded by mutex_
+  Job::Share job_;  // none: stop. Guarded by mutex_
 };
 
 }  // namespace tfcompress

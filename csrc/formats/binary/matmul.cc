@@ -87,9 +87,9 @@ void MatMul(const MatMulArgs& args, void* workspace, ThreadPool* pool) {
   const Grid grid = MakeGrid(costs, pool->NumThreads());
   const Multiply multiply = kernels.multiply[static_cast<int>(args.levels)][static_cast<int>(args.activations)];
   const int64_t scratch_bytes = RoundUp(ScratchBytes(args, grid.rows_per_part), 64);
-  const auto scratch_of = [&](int64_t worker) { return static_cast<char*>(workspace) + worker * scratch_bytes; };
+  const auto scratch_of = [=](int64_t worker) { return static_cast<char*>(workspace) + worker * scratch_bytes; };
   for (int64_t worker = 0; worker < grid.threads; ++worker) new (scratch_of(worker)) ScratchHeader;
-  RunGrid(costs, grid, pool, [&](const Block& block, int worker) { multiply(args, block, scratch_of(worker)); });
+  RunGrid(costs, grid, pool, [=](const Block& block, int worker) { multiply(args, block, scratch_of(worker)); });
 }
 
 }  // namespace tfcompress::binary

@@ -66,7 +66,7 @@ void MatMulInteger(const MatMulArgs& args, const Kernels& kernels, void* workspa
     const QuantizedRows quantized = QuantizedRowsIn(workspace, args, kernels, first, rows);
     QuantizeOnThreads(args, kernels, first, first + rows, quantized, pool);
     const GridCosts costs = CostsOf(args, kernels, rows);
-    RunGrid(costs, MakeGrid(costs, pool->NumThreads()), pool, [&](const Block& block, int) {
+    RunGrid(costs, MakeGrid(costs, pool->NumThreads()), pool, [args, &kernels, first, quantized](const Block& block, int) {
       kernels.multiply_integer(args, {first + block.row_begin, first + block.row_end, block.panel_begin, block.panel_end}, quantized);
     });
   }
@@ -76,7 +76,7 @@ void MatMulFloat(const MatMulArgs& args, const Kernels& kernels, void* workspace
   const GridCosts costs = CostsOf(args, kernels, args.m);
   const Grid grid = MakeGrid(costs, pool->NumThreads());
   const int64_t scratch_bytes = RoundUp(FloatScratchBytes(args, grid.rows_per_part), 64);
-  RunGrid(costs, grid, pool, [&](const Block& block, int worker) {
+  RunGrid(costs, grid, pool, [=, &kernels](const Block& block, int worker) {
     kernels.multiply_float(args, block, static_cast<char*>(workspace) + worker * scratch_bytes);
   });
 }
