@@ -13,10 +13,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import typer
 from typer.testing import CliRunner
 
 import tfcompress_ops
-from tfcompress_ops.bench import chains, machine, results, runner
+from tfcompress_ops.bench import chains, machine, options, results, runner
 from tfcompress_ops.bench.cases import Case, CaseFacts
 from tfcompress_ops.bench.chains import TensorFlowLayer, Workload, graph_kept, random_problem
 from tfcompress_ops.bench.cli import app
@@ -352,6 +353,27 @@ def test_command_explains_wrong_values(arguments: list[str], message: str) -> No
     outcome = CliRunner().invoke(app, ["int8", *arguments])
     assert outcome.exit_code == 1
     assert message in outcome.output
+
+
+def test_isa_caps_what_tensorflow_multiplies_with_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    environments: list[dict[str, str]] = []
+
+    def run(_: object, env: dict[str, str], **__: object) -> subprocess.CompletedProcess[str]:
+        environments.append(env)
+        return subprocess.CompletedProcess([], 3)
+
+    monkeypatch.setattr(options.subprocess, "run", run)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.setenv("TFCOMPRESS_ISA", "avx2")
+    with pytest.raises(typer.Exit) as caught:
+        options.run_again_with("avx2")
+    assert caught.value.exit_code == 3
+    assert environments[0]["TFCOMPRESS_ISA"] == "avx2"
+    assert environments[0]["ONEDNN_MAX_CPU_ISA"] == "AVX2"
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")  # the user's word counts
+    options.run_again_with("avx2")
+    options.run_again_with(None)
+    assert len(environments) == 1
 
 
 @pytest.mark.slow

@@ -23,7 +23,12 @@ _PACKAGES = (
     "scipy",
 )
 # What changes TensorFlow's or this package's choice of kernels, and so the numbers.
-_ENVIRONMENT = ("TFCOMPRESS_ISA", "TF_ENABLE_ONEDNN_OPTS", "OMP_NUM_THREADS")
+_ENVIRONMENT = (
+    "TFCOMPRESS_ISA",
+    "TF_ENABLE_ONEDNN_OPTS",
+    "ONEDNN_MAX_CPU_ISA",
+    "OMP_NUM_THREADS",
+)
 
 
 class OtherLoad:

@@ -19,6 +19,16 @@ from tfcompress_ops.bench.tables import tables
 from tfcompress_ops.cli import console, files
 
 ISA_VARIABLE = "TFCOMPRESS_ISA"
+# oneDNN multiplies for TensorFlow: on a machine of that instruction set it has no more either.
+ONEDNN_VARIABLE = "ONEDNN_MAX_CPU_ISA"
+_ONEDNN_NAMES = {
+    "portable": "SSE41",
+    "avx2": "AVX2",
+    "avx512": "AVX512_CORE",
+    "avx512vnni": "AVX512_CORE_VNNI",
+    "avx512vbmi": "AVX512_CORE_VNNI",
+    "avx512bf16": "AVX512_CORE_BF16",
+}
 
 Shapes = Annotated[
     str | None, typer.Option("--shape", help="Layers to time, as KxN, comma-separated.")
@@ -33,7 +43,12 @@ Threads = Annotated[
     ),
 ]
 Isa = Annotated[
-    str | None, typer.Option("--isa", help=f"Cap the instruction set, as {ISA_VARIABLE} does.")
+    str | None,
+    typer.Option(
+        "--isa",
+        help=f"Cap the instruction set, as {ISA_VARIABLE} does, and TensorFlow's with it, as "
+        f"{ONEDNN_VARIABLE} does.",
+    ),
 ]
 JsonFile = Annotated[
     Path | None, typer.Option("--json", help="Write everything, raw samples too, here.")
@@ -129,10 +144,17 @@ def explained() -> Iterator[None]:
 
 
 def run_again_with(isa: str | None) -> None:
-    """Runs the same command in a process whose kernels are capped from the start, if need be."""
-    if isa is None or os.environ.get(ISA_VARIABLE) == isa:
+    """Runs the same command in a process that is capped from the start, if need be.
+
+    What the user set for oneDNN stays.
+    """
+    if isa is None:
         return
     environment = {**os.environ, ISA_VARIABLE: isa}
+    if isa in _ONEDNN_NAMES:
+        environment.setdefault(ONEDNN_VARIABLE, _ONEDNN_NAMES[isa])
+    if environment == dict(os.environ):
+        return
     command = [sys.executable, *sys.orig_argv[1:]]
     raise typer.Exit(subprocess.run(command, env=environment, check=False).returncode)
 
