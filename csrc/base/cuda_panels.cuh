@@ -216,6 +216,8 @@ TFCOMPRESS_DEVICE void QuantizeIntoShared(const PanelProblem& p, const float* x_
 template <class Weights, int kRows>
 TFCOMPRESS_DEVICE void FloatGemv(const PanelProblem& p, int columns, int chunk) {
   constexpr int kDepth = Weights::kPartDepth, kQuads = kDepth / 4, kParts = Weights::kParts;
+  // Eight rows' sums leave registers for the decoded weights of one quad: with two under way, machine code for 10.0 spills.
+  [[maybe_unused]] constexpr int kUnrolledQuads = kRows == 8 ? 1 : kQuads;
   const GemvShared<kRows> shared(chunk * kRows * kDepth * 4, columns);
   const GemvThread t(p, columns);
   Words4* const x = reinterpret_cast<Words4*>(shared.x);  // [kRows][kQuads][chunk]: consecutive parts, no bank conflicts
@@ -240,7 +242,7 @@ TFCOMPRESS_DEVICE void FloatGemv(const PanelProblem& p, int columns, int chunk) 
     }
     SyncThreads();
     ForEachWord<kParts>(t, first, end, raw, [&](int part, const Words4& words) {
-#pragma unroll
+#pragma unroll kUnrolledQuads
       for (int q = 0; q < kQuads; ++q) {
         float weights[4][4];
 #pragma unroll
