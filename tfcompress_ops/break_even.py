@@ -19,6 +19,9 @@ from tfcompress_ops.latency import layer_latencies_us
 from tfcompress_ops.layers.layer import CompressedLayer
 
 _OPEN_DIMENSION = 32
+# How many times as fast as what is dense a layer must be: about what repeated measurements differ
+# by. Where the two are closer, the layer may well be the slower one.
+_LEAST_SPEED_UP = 1.05
 # Microseconds of the compressed layer, the original and, where there is one, the dense format.
 _MEASURED: dict[tuple[Any, ...], tuple[float, ...]] = {}
 
@@ -82,11 +85,12 @@ def alternative(
         _MEASURED[key] = tuple(layer_latencies_us([compressed, *others], inputs, per_input))
     sparse_us, *other_us = _MEASURED[key]
     best = int(np.argmin(other_us))
-    if sparse_us <= other_us[best]:
+    fast_enough_us = other_us[best] / _LEAST_SPEED_UP
+    if sparse_us <= fast_enough_us:
         return None
     zeros = float(np.mean(compressed.weight_matrix() == 0))
-    # Time grows with the work: at this share of the work the two are equal.
-    pays_from = 1 - (1 - zeros) * other_us[best] / sparse_us
+    # Time grows with the work: at this share of the work the layer is fast enough.
+    pays_from = 1 - (1 - zeros) * fast_enough_us / sparse_us
     chosen = None if best == 0 else dense_format
     kept = "kept dense" if chosen is None else f"{chosen.label} instead"
     return Alternative(

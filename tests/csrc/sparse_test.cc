@@ -12,6 +12,7 @@
 #include <limits>
 #include <random>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "python/thread_pool.h"
@@ -522,6 +523,31 @@ void TestArrays(Random& random, int cases) {
 }
 
 // Every field that can be wrong is found out, by name.
+// What is wrong is found at every place, in whole vectors and in tails.
+void TestFindings(Random& random, const Kernels& kernels) {
+  for (const Flavour& flavour : kFlavours) {
+    const int64_t n = 605;
+    const Weights weights = MakeWeights(random, flavour.values, 150, n, kHalf);
+    Arrays arrays = PackArrays(weights.bytes.data(), flavour, 150, n);
+    for (int64_t j = 0; j < n; ++j) arrays.order[static_cast<size_t>(j)] = static_cast<int32_t>(j);
+    const auto find = [&] { return kernels.inspect(arrays.View()); };
+    const auto spoil = [&](auto* value, int64_t spoilt, const auto& found) {
+      const auto sound = *value;
+      *value = static_cast<std::remove_pointer_t<decltype(value)>>(spoilt);
+      EXPECT(found(find()), "a spoilt value was not found");
+      *value = sound;
+    };
+    const uint16_t last_window = *std::max_element(arrays.windows.begin(), arrays.windows.end());
+    EXPECT(find().last_window == last_window && find().panels_ascend && find().in_order, "nothing is wrong");
+    for (uint16_t& window : arrays.windows) spoil(&window, 65535, [](const Findings& f) { return f.last_window == 65535; });
+    for (int32_t& panel : arrays.panels) {
+      const bool first = &panel == arrays.panels.data();
+      spoil(&panel, first ? arrays.panels[1] + 1 : *(&panel - 1) - 1, [](const Findings& f) { return !f.panels_ascend; });
+    }
+    for (int32_t& output : arrays.order) spoil(&output, output ^ 1024, [](const Findings& f) { return !f.in_order; });
+  }
+}
+
 void TestChecks() {
   struct Case {
     const char* message;
@@ -655,6 +681,7 @@ int Main(int cases, uint64_t seed) {
     const char* name = kTierNames[static_cast<int>(tier)];
     Random random(seed);
     RunCases(kernels, name, cases, random);
+    TestFindings(random, kernels);
     TestSpecialRows(kernels, name);
     TestExtremes(kernels, name);
     TestMostInputs(kernels, name);

@@ -16,9 +16,19 @@ namespace tfcompress::sparse {
 // last, so that a worker prepares a row block once for all of its panels.
 using Multiply = void (*)(const MatMulArgs& args, const Block& block, void* scratch);
 
+// What CheckMatrix() asks of every step and output at each call. With the baseline instructions of CheckMatrix()'s own file that takes 5 to
+// 12 % of the time of a product with one row, with these 1 to 3 %.
+struct Findings {
+  uint16_t last_window = 0;   // the largest
+  bool panels_ascend = true;  // panels[p] <= panels[p + 1]
+  bool in_order = true;       // order[j] = j
+};
+using Inspect = Findings (*)(const Matrix& matrix);
+
 constexpr int kNumValues = static_cast<int>(Values::kCount);
 
 struct Kernels {
+  Inspect inspect;
   const char* rows_step[kNumValues];  // for people: the inner step
   const char* columns_step;
   Multiply rows[kNumValues];

@@ -39,6 +39,18 @@ TFCOMPRESS_INLINE const char* XRow(const MatMulArgs& args, int64_t row) {
   return static_cast<const char*>(args.x) + row * args.x_stride * ElementBytes(args.x_type);
 }
 
+// Plain loops without an early end, which compilers vectorise.
+Findings InspectStructure(const Matrix& a) {
+  uint16_t last_window = 0;
+  for (int64_t s = 0; s < a.steps; ++s) last_window = a.windows[s] > last_window ? a.windows[s] : last_window;
+  const int64_t panels = NumPanels(a.n);
+  uint32_t descents = 0;
+  for (int64_t p = 0; p < panels; ++p) descents |= a.panels[p] > a.panels[p + 1] ? 1u : 0u;
+  uint32_t differs = 0;
+  for (int64_t j = 0; j < a.n; ++j) differs |= static_cast<uint32_t>(a.order[j]) ^ static_cast<uint32_t>(j);
+  return {last_window, descents == 0, differs == 0};
+}
+
 // Quantised, or as float32, followed by zeros up to `extent`.
 template <typename XElement>
 RowScale PrepareRow(const MatMulArgs& args, int64_t row, int64_t extent, XElement* x) {

@@ -96,6 +96,7 @@ struct Columns {
 
 const Kernels& Avx2Kernels() {
   static constexpr Kernels kernels = {
+      InspectStructure,
       {"vgatherdps + vfmadd231ps", "vgatherdps + vfmadd231ps", "vpshufb + vpmaddubsw"},
       "vfmadd231ps over 32 rows of x",
       {MultiplyRows<FloatRows<Values::kFloat32>>, MultiplyRows<FloatRows<Values::kBFloat16>>,

@@ -7,6 +7,7 @@ namespace tfcompress::sparse {
 
 const Kernels& Avx512Kernels() {
   static constexpr Kernels kernels = {
+      InspectStructure,
       {"vpermi2ps + vfmadd231ps", "vpermi2ps + vfmadd231ps", "vpshufb + vpmaddubsw"},
       "vfmadd231ps over 32 rows of x",
       {MultiplyRows<Float32Rows>, MultiplyRows<BFloat16Rows>, MultiplyInt8Rows<ShuffledInt8Rows<64>, ShuffledInt8Rows<128>>},

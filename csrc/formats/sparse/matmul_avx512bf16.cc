@@ -34,6 +34,7 @@ struct BFloat16PairRows {
 
 const Kernels& Avx512Bf16Kernels() {
   static constexpr Kernels kernels = {
+      InspectStructure,
       {"vpermi2ps + vfmadd231ps", "vpermi2w + vdpbf16ps", "vpermb or vpermi2b + vpdpbusd"},
       "vfmadd231ps over 32 rows of x",
       {MultiplyRows<Float32Rows>, MultiplyRows<BFloat16PairRows>, MultiplyInt8Rows<Int8Rows<64>, Int8Rows<128>>},

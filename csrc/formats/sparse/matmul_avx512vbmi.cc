@@ -7,6 +7,7 @@ namespace tfcompress::sparse {
 
 const Kernels& Avx512VbmiKernels() {
   static constexpr Kernels kernels = {
+      InspectStructure,
       {"vpermi2ps + vfmadd231ps", "vpermi2ps + vfmadd231ps", "vpermb or vpermi2b + vpdpbusd"},
       "vfmadd231ps over 32 rows of x",
       {MultiplyRows<Float32Rows>, MultiplyRows<BFloat16Rows>, MultiplyInt8Rows<Int8Rows<64>, Int8Rows<128>>},

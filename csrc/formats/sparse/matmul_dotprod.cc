@@ -14,6 +14,7 @@ using Int8Rows = LookedUpRows<DotProduct, kReach>;
 
 const Kernels& DotProdKernels() {
   static constexpr Kernels kernels = {
+      InspectStructure,
       {"loads of lanes + fmla", "loads of lanes + fmla", "tbl of 64 bytes + sdot"},
       "fmla over 32 rows of x",
       {MultiplyRows<FloatRows<Values::kFloat32>>, MultiplyRows<FloatRows<Values::kBFloat16>>, MultiplyInt8Rows<Int8Rows<64>, Int8Rows<128>>},

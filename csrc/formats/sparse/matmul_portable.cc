@@ -77,6 +77,7 @@ struct Columns {
 
 const Kernels& PortableKernels() {
   static constexpr Kernels kernels = {
+      InspectStructure,
       {"scalar multiply-add", "scalar multiply-add", "scalar multiply-add"},
       "multiply-add over 32 rows of x, 4 at a time",
       {MultiplyRows<Rows<Values::kFloat32, 64>>, MultiplyRows<Rows<Values::kBFloat16, 64>>,

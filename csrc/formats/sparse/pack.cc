@@ -3,6 +3,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "formats/sparse/kernels.h"
 #include "formats/sparse/sparse.h"
 
 namespace tfcompress::sparse {
@@ -220,25 +221,18 @@ std::string CheckMatrix(Matrix* matrix) {
   if (a.reach != 64 && !(a.reach == 128 && a.values_type == Values::kInt8)) {
     return "reach must be 64, or with int8 values 128; received " + size(a.reach);
   }
+  const Findings findings = KernelsFor(ActiveTier()).inspect(a);
   const int64_t num_panels = NumPanels(a.n);
-  bool ascending = a.panels[0] == 0;
-  for (int64_t p = 0; p < num_panels; ++p) ascending &= a.panels[p] <= a.panels[p + 1];
-  if (!ascending || a.panels[num_panels] != a.steps) {
+  if (!findings.panels_ascend || a.panels[0] != 0 || a.panels[num_panels] != a.steps) {
     return "panels must ascend from 0 to the number of steps, " + size(a.steps) + "; received " + size(a.panels[0]) + " ... " +
            size(a.panels[num_panels]);
   }
   const int64_t windows = NumWindows(a.values_type, a.k);
-  const auto last = static_cast<uint16_t>(std::max<int64_t>(windows - 1, 0));
-  uint16_t beyond = 0;
-  for (int64_t s = 0; s < a.steps; ++s) beyond |= static_cast<uint16_t>(a.windows[s] > last ? 1 : 0);
-  if (beyond != 0) {
-    return "windows must be below " + size(windows) + " for in_features = " + size(a.k) + "; received " +
-           size(*std::max_element(a.windows, a.windows + a.steps));
+  if (findings.last_window > std::max<int64_t>(windows - 1, 0)) {
+    return "windows must be below " + size(windows) + " for in_features = " + size(a.k) + "; received " + size(findings.last_window);
   }
   if (a.k == 0 && a.steps != 0) return "there must be no steps where in_features is 0; received " + size(a.steps);
-  uint32_t differs = 0;
-  for (int64_t j = 0; j < a.n; ++j) differs |= static_cast<uint32_t>(a.order[j]) ^ static_cast<uint32_t>(j);
-  matrix->in_order = differs == 0;
+  matrix->in_order = findings.in_order;
   if (matrix->in_order) return "";
   std::vector<bool> seen(static_cast<size_t>(a.n), false);
   for (int64_t j = 0; j < a.n; ++j) {

@@ -27,7 +27,8 @@
 //
 // Whatever the bytes are, nothing is read out of bounds: an index is taken modulo the reach, and x is copied or quantised to memory that the
 // last window's reach fits into. What remains is checked at every call (CheckMatrix): `windows`, a 130th of the bytes (an 80th with float32
-// values), `panels` and `order`. Checking a window where it is used would cost more: its address is what a step waits for.
+// values), `panels` and `order`, by each tier's own instructions (Inspect in kernels.h): 1 to 3 % of the time that one core takes for one row of
+// x at 80 to 95 % zeros. Checking a window where it is used would cost more: its address is what a step waits for.
 #ifndef TFCOMPRESS_FORMATS_SPARSE_SPARSE_H_
 #define TFCOMPRESS_FORMATS_SPARSE_SPARSE_H_
 
