@@ -186,9 +186,10 @@ void MatMul(const MatMulArgs& args, void* workspace, ThreadPool* pool) {
   const Kernels& kernels = KernelsFor(tier);
   const Plan plan = MakePlan(args, tier, kernels, pool->NumThreads());
   const auto v = static_cast<size_t>(args.matrix.values_type);
-  const auto scratch_of = [&](int64_t worker) { return static_cast<char*>(workspace) + worker * plan.scratch_bytes; };
+  const auto scratch_of = [workspace, bytes = plan.scratch_bytes](int64_t worker) { return static_cast<char*>(workspace) + worker * bytes; };
   for (int64_t worker = 0; worker < plan.threads; ++worker) new (scratch_of(worker)) ScratchHeader;
-  const auto task = [&](int64_t row_part, int64_t panel_part, int worker) {
+  // By value, so that a helper finds all that it needs in one place.
+  const auto task = [args, plan, scratch_of, &kernels, v](int64_t row_part, int64_t panel_part, int worker) {
     const Block block = {RowBegin(args, plan, row_part), RowBegin(args, plan, row_part + 1),
                          PanelBegin(args.matrix, panel_part, plan.panel_parts), PanelBegin(args.matrix, panel_part + 1, plan.panel_parts)};
     const bool by_columns = plan.kind == Kind::kColumns && block.row_begin < args.m - plan.tail;
