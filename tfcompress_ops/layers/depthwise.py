@@ -212,7 +212,7 @@ class _DepthwiseConvolution(KernelLayer):
 class DepthwiseConv2D(_DepthwiseConvolution):
     """`keras.layers.DepthwiseConv2D` that convolves, adds the bias and activates in one op.
 
-    Its weights stay float32 (`formats.Depthwise`), and can be trained.
+    Its weights stay float32, whatever format is asked for, and can be trained.
 
     Args:
         kernel_size: Height and width of the window.
