@@ -75,8 +75,9 @@ def test_kernels_of_every_tier(build: Path, name: str, cpu: str) -> None:
     assert lines[1:] == [*(f"{tier}: 0 failures" for tier in CPUS[cpu]), "OK"], output
 
 
-def test_threads(build: Path) -> None:
-    assert run(*EMULATOR, build / "tests/csrc/parallel_test").endswith("OK\n")
+@pytest.mark.parametrize("name", ["parallel_test", "depthwise_test"])
+def test_what_has_no_tiers(build: Path, name: str) -> None:
+    assert run(*EMULATOR, build / "tests/csrc" / name).endswith("OK\n")
 
 
 def objects(build: Path, *tiers: str) -> list[Path]:

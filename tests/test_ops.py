@@ -418,39 +418,102 @@ def test_an_unknown_tier_is_refused(run_python):
     assert "sse9" in last
 
 
-class TestLookup:
-    def call(self, indices=(0, 6), in_features=K, **changes):
-        arrays = {**problem()[1], **changes}
-        return ops.int8_lookup(indices, arrays["kernel"], arrays["scale"], in_features)
+def table(rows=7, width=9):
+    rng = np.random.default_rng(0)
+    return {
+        "rows": rng.integers(-128, 128, (rows, width)).astype(np.int8),
+        "scale": rng.normal(size=rows).astype(np.float32),
+        "mean": rng.normal(size=rows).astype(np.float32),
+    }
 
-    def test_arrays_of_another_matrix(self):
-        kernel = tf.constant(problem()[1]["kernel"])
+
+def looked_up(arrays, indices, mean=None):
+    """Plain NumPy, rounded to float32 after each step as the op is."""
+    found = arrays["scale"][indices][..., None] * arrays["rows"][indices].astype(np.float32)
+    return found if mean is None else found + mean[indices][..., None]
+
+
+class TestLookup:
+    def call(self, indices=(0, 6), dtype="float32", **changes):
+        arrays = {**table(), "mean": None, **changes}
+        return ops.int8_lookup(
+            indices, arrays["rows"], arrays["scale"], mean=arrays["mean"], dtype=dtype
+        )
+
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+    @pytest.mark.parametrize("index_dtype", ["int32", "int64"])
+    @pytest.mark.parametrize("shape", [(), (3,), (2, 0, 4), (2, 3, 2)])
+    def test_rows(self, shape, index_dtype, dtype):
+        indices = np.random.default_rng(1).integers(0, 7, shape).astype(index_dtype)
+        for mean in (None, table()["mean"]):
+            y = self.call(indices, dtype, mean=mean)
+            expected = tf.cast(looked_up(table(), indices, mean), dtype)
+            assert y.dtype == dtype
+            np.testing.assert_array_equal(tf.cast(y, "float32"), tf.cast(expected, "float32"))
+
+    def test_many_rows_on_threads(self):
+        arrays = table(1000, 257)
+        indices = np.random.default_rng(1).integers(0, 1000, (40, 50))
+        y = ops.int8_lookup(indices, arrays["rows"], arrays["scale"])
+        np.testing.assert_array_equal(y, looked_up(arrays, indices))
+        indices[31, 7] = 1000
+        indices[39, 1] = -1
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"indices\[31,7\] = 1000 is not"):
+            ops.int8_lookup(indices, arrays["rows"], arrays["scale"])
+
+    @pytest.mark.parametrize("wrong", [-1, 7, 2**31 - 1, -(2**31)])
+    def test_index_out_of_range(self, wrong):
+        message = rf"Int8Lookup: indices\[1,0\] = {wrong} is not in \[0, 7\)"
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            self.call([[0, 6], [wrong, 1]])
+        with pytest.raises(tf.errors.InvalidArgumentError, match=f"indices = {wrong} is"):
+            self.call(wrong)
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"not in \[0, 0\)"):
+            self.call([0], rows=np.zeros((0, 3), np.int8), scale=np.zeros(0, np.float32))
+        with pytest.raises(tf.errors.InvalidArgumentError, match="is not in"):  # of nothing
+            self.call([wrong], rows=np.zeros((7, 0), np.int8))
+
+    def test_arrays_of_another_table(self):
+        rows = table()["rows"]
         for changes in (
-            {"in_features": K + 4},
-            {"in_features": -1},
-            {"in_features": 65_537},
-            {"kernel": kernel[:-4]},
-            {"kernel": tf.concat([kernel, kernel], 0)},
-            {"kernel": kernel[None]},
-            {"kernel": tf.cast(kernel, tf.int32)},
-            {"scale": tf.ones(40)},
+            {"rows": rows[:-1]},
+            {"rows": rows[None]},
+            {"rows": rows.reshape(-1)},
+            {"scale": np.ones(8, np.float32)},
+            {"scale": np.ones((7, 1), np.float32)},
+            {"mean": np.ones(8, np.float32)},
+            {"mean": np.ones((), np.float32)},
         ):
-            with pytest.raises(ValueError, match=r"`(kernel|in_features|scale)` must"):
+            with pytest.raises(tf.errors.InvalidArgumentError, match=r"rows|scale|mean"):
                 self.call(**changes)
-        with pytest.raises(tf.errors.InvalidArgumentError, match="must be as `scale`"):
-            ops.int8_lookup([0], kernel, problem()[1]["scale"], K, mean=np.ones(N + 1, np.float32))
+        with pytest.raises(TypeError, match="`dtype` must be float32, bfloat16 or float16"):
+            self.call(dtype="float64")
 
     def test_graph_that_knows_no_shape(self):
-        arrays = problem()[1]
-        specs = [tf.TensorSpec(None, dtype) for dtype in (tf.int32, tf.uint8, tf.float32)]
-        lookup = tf.function(
-            lambda indices, kernel, scale: ops.int8_lookup(indices, kernel, scale, K),
-            input_signature=specs,
-        )
+        arrays = table()
+        specs = [tf.TensorSpec(None, dtype) for dtype in (tf.int32, tf.int8, tf.float32)]
+        lookup = tf.function(ops.int8_lookup, input_signature=specs)
         indices = tf.constant([[0, 3], [6, 6]])
-        rows = lookup(indices, arrays["kernel"], arrays["scale"])
-        expected = Int8().unpack(arrays).T[indices]
-        np.testing.assert_array_equal(rows, expected)
-        for kernel in (arrays["kernel"][:-16], arrays["kernel"][None]):
+        rows = lookup(indices, arrays["rows"], arrays["scale"])
+        np.testing.assert_array_equal(rows, looked_up(arrays, indices.numpy()))
+        for wrong in (arrays["rows"][:-1], arrays["rows"][None]):
             with pytest.raises(tf.errors.InvalidArgumentError):
-                lookup(indices, kernel, arrays["scale"])
+                lookup(indices, wrong, arrays["scale"])
+
+    def test_shape_is_known_in_a_graph(self):
+        @tf.function(input_signature=[tf.TensorSpec((None, 3), tf.int64)])
+        def lookup(indices):
+            y = self.call(indices)
+            assert y.shape.as_list() == [None, 3, 9]
+            with pytest.raises(ValueError, match="Dimensions must be equal"):
+                self.call(indices, scale=np.ones(8, np.float32))
+            return y
+
+        assert lookup(tf.zeros((2, 3), tf.int64)).shape == (2, 3, 9)
+
+    def test_it_has_no_gradient(self):
+        scale = tf.constant(table()["scale"])
+        with tf.GradientTape() as tape:
+            tape.watch(scale)
+            y = self.call(scale=scale)
+        assert tape.gradient(y, scale) is None

@@ -157,79 +157,34 @@ def int8_unpack(kernel: Any, scale: Any, in_features: int, *, mean: Any = None) 
 
 
 def int8_lookup(
-    indices: Any, kernel: Any, scale: Any, in_features: int, *, mean: Any = None
+    indices: Any, rows: Any, scale: Any, *, mean: Any = None, dtype: Any = tf.float32
 ) -> tf.Tensor:
-    """Columns of the float32 weights that packed int8 arrays stand for, and no others unpacked.
+    """Rows of an int8 table as floating-point numbers, in one op; others are not touched.
+
+    `y[...] = scale[r] * rows[r] + mean[r]` with `r = indices[...]`. Nothing has a gradient.
 
     Args:
-        indices: int32 or int64 tensor `[...]` in 0 ... out_features - 1.
-        kernel: uint8 `[packed bytes]`, as `tfc.Int8` packs it.
-        scale: float32 `[out_features]`.
-        in_features: Rows of the matrix.
-        mean: float32 `[out_features]` or `None`.
+        indices: int32 or int64 tensor of any shape, in 0 ... n - 1.
+        rows: int8 `[n, k]`, as the format that `tfc.Int8().lookup_format` gives packs them.
+        scale: float32 `[n]`.
+        mean: floating-point `[n]` or `None`: what was subtracted before quantising.
+        dtype: Of the result: float32, bfloat16 or float16, rounded to the nearest, ties to even.
 
     Returns:
-        float32 tensor `[..., in_features]`, `scale * w_q + mean`.
+        Tensor `[..., k]`.
 
     Raises:
-        ValueError: If the arrays are not those of a matrix with `in_features` rows.
+        TypeError: If a dtype is another.
         tf.errors.InvalidArgumentError: If an index is out of range (on a CPU; on a GPU its row is
-            zeros), or shapes that were unknown while a graph was traced do not fit.
+            zeros), or shapes do not fit (`ValueError` while a graph is traced).
     """
-    indices, scale = tf.convert_to_tensor(indices), tf.convert_to_tensor(scale)
-    kernel = _check_int8_packed(tf.convert_to_tensor(kernel), scale, in_features)
-    means = _optional(mean)
-    for vector in means:
-        tf.debugging.assert_equal(tf.shape(vector), tf.shape(scale), "`mean` must be as `scale`.")
-    scales = tf.gather(scale, indices)[..., tf.newaxis]  # which checks the indices
-    places_of = tf.cast(indices, tf.int64)[..., tf.newaxis]
-    # Outputs lie in panels of 64 (the last one of a multiple of 16), inputs in groups of 4 bytes.
-    groups = (in_features + 3) // 4
-    panel = places_of // 64
-    last = tf.shape(scale, tf.int64)[0] // 64
-    last_width = (tf.shape(scale, tf.int64)[0] % 64 + 15) // 16 * 16
-    width = tf.where(panel == last, last_width, 64)
-    places = 64 * groups * panel + places_of % 64 + tf.range(groups, dtype=tf.int64) * width
-    words = tf.bitcast(tf.reshape(kernel, [-1, 4]), tf.int32)
-    found = tf.bitcast(tf.gather(words, places), tf.uint8)
-    shape = tf.concat([tf.shape(scales)[:-1], [4 * groups]], 0)
-    rows = tf.cast(tf.reshape(found, shape)[..., :in_features], tf.float32) - 128
-    rows *= scales
-    for vector in means:
-        rows += tf.gather(vector, indices)[..., tf.newaxis]
-    if indices.shape.rank is not None:
-        rows = tf.ensure_shape(rows, (*indices.shape, in_features))
-    return rows
+    found = tf.as_dtype(dtype)
+    if found not in _X_DTYPES:
+        raise TypeError(f"`dtype` must be float32, bfloat16 or float16; received {dtype!r}.")
+    return _module.tfcompress_int8_lookup(indices, rows, scale, mean=_optional(mean), T=found)
 
 
-def _check_int8_packed(kernel: tf.Tensor, scale: tf.Tensor, in_features: int) -> tf.Tensor:
-    """The kernel, once it is known to have the bytes of `[in_features, len(scale)]`.
-
-    The ops check this themselves; look-ups are made of TensorFlow's.
-    """
-    for name, vector, dtype in (("kernel", kernel, tf.uint8), ("scale", scale, tf.float32)):
-        if vector.dtype != dtype or vector.shape.rank not in (None, 1):
-            raise ValueError(
-                f"`{name}` must be a {dtype.name} vector; received {vector.dtype.name} (shape "
-                f"{vector.shape})."
-            )
-    kernel, scale = tf.ensure_shape(kernel, (None,)), tf.ensure_shape(scale, (None,))
-    received, out_features = kernel.shape.num_elements(), scale.shape.num_elements()
-    if received is None or out_features is None:
-        panels = (tf.size(scale, tf.int64) + 15) // 16
-        expected = panels * kernels.int8_packed_size(in_features, 16)
-        check = tf.debugging.assert_equal(
-            tf.size(kernel, tf.int64), expected, "`kernel` must be packed for `scale`."
-        )
-        with tf.control_dependencies([check]):
-            return tf.identity(kernel)
-    needed = kernels.int8_packed_size(in_features, out_features)
-    if received != needed:
-        raise ValueError(
-            f"`kernel` must have shape ({needed},) for in_features = {in_features} and `scale` of "
-            f"shape ({out_features},); received shape {kernel.shape}."
-        )
-    return kernel
+tf.no_gradient("Tfcompress>Int8Lookup")
 
 
 def sparse_matmul(
@@ -481,6 +436,79 @@ def _patches_gradient(op: Any, dy: tf.Tensor) -> list[tf.Tensor | None]:
 
 
 tf.RegisterGradient("Tfcompress>Patches")(_patches_gradient)
+
+
+def depthwise_conv2d(
+    x: Any, kernel: Any, geometry: Geometry, *, bias: Any = None, activation: Activation = None
+) -> tf.Tensor:
+    """Convolves each channel by itself, adds a bias and activates, in one op.
+
+    Args:
+        x: float32 tensor `[batch, height, width, channels]`.
+        kernel: float32 `[kernel height * kernel width, channels]`.
+        geometry: Where the windows lie; zeros are put around `x`.
+        bias: floating-point `[channels]` or `None`.
+        activation: Anything that `keras.activations.get` accepts, or `"gelu_tanh"`. Fused where
+            `fused_activation_name` says so, otherwise it runs on the op's output.
+
+    Returns:
+        float32 tensor `[batch, new height, new width, channels]`. It has gradients with respect to
+        `x`, `kernel` and `bias`, by `tf.nn.depthwise_conv2d`, where the strides are equal and the
+        padding is not `"causal"`.
+
+    Raises:
+        ValueError: If `activation` is unknown.
+        tf.errors.InvalidArgumentError: If shapes do not fit (`ValueError` while a graph is traced).
+    """
+    x = tf.convert_to_tensor(x)
+    name, rest = fused_activation_name(activation)
+    y = _module.tfcompress_depthwise_conv2d(
+        x,
+        kernel,
+        bias=_optional(bias),
+        activation=name,
+        kernel_size=list(geometry.kernel_size),
+        strides=list(geometry.strides),
+        dilations=list(geometry.dilations),
+        padding=geometry.padding,
+    )
+    if x.shape.rank == 4 and y.shape.rank == 4:
+        space = [
+            None if size is None else geometry.output_size(axis, size)
+            for axis, size in enumerate(x.shape[1:3])
+        ]
+        y = tf.ensure_shape(y, (None, *space, None))
+    return y if rest is None else rest(y)
+
+
+def _depthwise_gradient(op: Any, dy: tf.Tensor) -> list[tf.Tensor | None]:
+    """Gradient with respect to `x`, `kernel` and `bias`, by TensorFlow's own convolution."""
+    x, kernel, *bias = op.inputs
+    stride, other = op.get_attr("strides")
+    padding = op.get_attr("padding").decode()
+    if stride != other or padding == "causal":
+        raise LookupError(
+            "depthwise_conv2d has a gradient where strides are equal and padding is 'valid' or "
+            f"'same'; received strides {(stride, other)} and padding {padding!r}."
+        )
+    with tf.GradientTape() as tape:
+        tape.watch([x, kernel, *bias])
+        filters = tf.reshape(kernel, [*op.get_attr("kernel_size"), -1, 1])
+        y = tf.nn.depthwise_conv2d(
+            x,
+            filters,
+            [1, stride, stride, 1],
+            padding.upper(),
+            dilations=list(op.get_attr("dilations")),
+        )
+        for vector in bias:
+            y += vector
+        y = _FUSED[op.get_attr("activation").decode()](y)
+    gradients: list[tf.Tensor | None] = tape.gradient(y, list(op.inputs), output_gradients=dy)
+    return gradients
+
+
+tf.RegisterGradient("Tfcompress>DepthwiseConv2D")(_depthwise_gradient)
 
 
 def _check_x(x: Any) -> tf.Tensor:

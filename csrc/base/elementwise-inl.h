@@ -157,7 +157,7 @@ void ActivateAll(float* v, int64_t n) {
 }
 
 // v[i] = activation(v[i]) for 0 <= i < n.
-void ApplyActivation(Activation activation, float* v, int64_t n) {
+[[maybe_unused]] void ApplyActivation(Activation activation, float* v, int64_t n) {
   switch (activation) {
 #define TFCOMPRESS_CASE(name) \
   case Activation::name:      \
@@ -221,7 +221,7 @@ TFCOMPRESS_INLINE uint16_t ToFloat16(float f) {
 }
 
 // to[i] = float(from[i])
-void LoadAsFloat(const void* from, ElementType type, float* __restrict__ to, int64_t n) {
+[[maybe_unused]] void LoadAsFloat(const void* from, ElementType type, float* __restrict__ to, int64_t n) {
   if (n == 0) return;  // `from` may be null
   if (type == ElementType::kFloat32) {
     __builtin_memcpy(to, from, static_cast<uint64_t>(n) * sizeof(float));
@@ -236,7 +236,7 @@ void LoadAsFloat(const void* from, ElementType type, float* __restrict__ to, int
 }
 
 // to[i] = type(from[i])
-void StoreFromFloat(const float* __restrict__ from, void* to, ElementType type, int64_t n) {
+[[maybe_unused]] void StoreFromFloat(const float* __restrict__ from, void* to, ElementType type, int64_t n) {
   if (type == ElementType::kFloat32) {
     __builtin_memcpy(to, from, static_cast<uint64_t>(n) * sizeof(float));
     return;

@@ -1,7 +1,6 @@
 // What the windows of a convolution see, as rows of a matrix (base/patches.h), and the gradient of that.
 #include <algorithm>
 #include <cstring>
-#include <limits>
 #include <string>
 #include <vector>
 
@@ -10,6 +9,7 @@
 #include "ops/cuda_support.h"
 #endif
 #include "ops/op_support.h"
+#include "ops/window_geometry.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
@@ -27,57 +27,6 @@ using tensorflow::shape_inference::InferenceContext;
 using tensorflow::shape_inference::ShapeHandle;
 
 constexpr int64_t kBytesPerTask = 64 << 10;  // copied by a worker before it looks for more
-
-// The attributes of both ops.
-class Geometry {
- public:
-  absl::Status Init(OpKernelConstruction* ctx) {
-    std::vector<int64_t> kernel, strides, dilations;
-    TF_RETURN_IF_ERROR(ctx->GetAttr("kernel_size", &kernel));
-    TF_RETURN_IF_ERROR(ctx->GetAttr("strides", &strides));
-    TF_RETURN_IF_ERROR(ctx->GetAttr("dilations", &dilations));
-    TF_RETURN_IF_ERROR(ctx->GetAttr("padding", &padding_));
-    Axis* axes[] = {&windows_.h, &windows_.w};
-    for (const auto* list : {&kernel, &strides, &dilations}) {
-      if (list->size() != 2 || (*list)[0] < 1 || (*list)[1] < 1 || (*list)[0] > kLargest || (*list)[1] > kLargest) {
-        return absl::InvalidArgumentError("Tfcompress>Patches: kernel_size, strides and dilations must be two integers in 1 ... 2^20 each");
-      }
-    }
-    for (int i = 0; i < 2; ++i) {
-      axes[i]->kernel = kernel[i];
-      axes[i]->stride = strides[i];
-      axes[i]->dilation = dilations[i];
-    }
-    return absl::OkStatus();
-  }
-
-  Windows For(int64_t batch, int64_t height, int64_t width, int64_t channels) const {
-    Windows result = windows_;
-    result.batch = batch;
-    result.channels = channels;
-    Fit(height, &result.h);
-    Fit(width, &result.w);
-    return result;
-  }
-
- private:
-  static constexpr int64_t kLargest = int64_t{1} << 20;
-
-  void Fit(int64_t size, Axis* axis) const {
-    const int64_t extent = (axis->kernel - 1) * axis->dilation + 1;
-    axis->in = size;
-    if (padding_ == "valid") {
-      axis->out = size < extent ? 0 : (size - extent) / axis->stride + 1;
-      return;
-    }
-    // In an order in which nothing overflows, whatever the size.
-    axis->out = size / axis->stride + (size % axis->stride != 0 ? 1 : 0);
-    axis->pad = padding_ == "causal" ? extent - 1 : std::max<int64_t>(0, ((axis->out - 1) * axis->stride - size + extent) / 2);
-  }
-
-  Windows windows_;
-  std::string padding_;
-};
 
 // Calls run(offset in x, offset in the row, elements) for the parts of window `index` that lie in x, and zero(offset, elements) for the others.
 template <typename Run, typename Zero>
@@ -111,16 +60,8 @@ void ForEachRun(const Windows& v, int64_t index, const Run& run, const Zero& zer
 }
 
 absl::Status CheckRows(const Windows& windows, int64_t first, int64_t rows) {
-  // Kernel sizes are at most 2^20 each, so that only their product with the channels can overflow.
-  if (windows.channels > std::numeric_limits<int64_t>::max() / (windows.h.kernel * windows.w.kernel)) {
-    return absl::InvalidArgumentError(absl::StrCat("Tfcompress>Patches: windows of ", windows.h.kernel, " x ", windows.w.kernel, " x ",
-                                                   windows.channels, " elements are too large"));
-  }
   int64_t count;
-  if (__builtin_mul_overflow(windows.h.out, windows.w.out, &count) || __builtin_mul_overflow(count, windows.batch, &count)) {
-    return absl::InvalidArgumentError(absl::StrCat("Tfcompress>Patches: ", windows.batch, " x ", windows.h.out, " x ", windows.w.out,
-                                                   " windows are too many"));
-  }
+  TF_RETURN_IF_ERROR(WindowGeometry::Count("Tfcompress>Patches", windows, &count));
   if (first < 0 || rows < 0 || first > count - rows) {
     return absl::InvalidArgumentError(absl::StrCat("Tfcompress>Patches: first and rows must lie within the ", count,
                                                    " windows; received first = ", first, ", rows = ", rows));
@@ -131,7 +72,7 @@ absl::Status CheckRows(const Windows& windows, int64_t first, int64_t rows) {
 // What is the same on every device: attributes, checks, the block of windows asked for. `first`, `rows` and `x_shape` lie in the host's memory.
 class PatchesBase : public OpKernel {
  public:
-  explicit PatchesBase(OpKernelConstruction* ctx) : OpKernel(ctx) { OP_REQUIRES_OK(ctx, geometry_.Init(ctx)); }
+  explicit PatchesBase(OpKernelConstruction* ctx) : OpKernel(ctx) { OP_REQUIRES_OK(ctx, geometry_.Init(ctx, "Tfcompress>Patches")); }
 
  protected:
   struct Args {
@@ -155,7 +96,7 @@ class PatchesBase : public OpKernel {
   }
 
  private:
-  Geometry geometry_;
+  WindowGeometry geometry_;
 };
 
 template <typename T>
@@ -188,7 +129,7 @@ class PatchesOp : public PatchesBase {
 
 class PatchesGradientBase : public OpKernel {
  public:
-  explicit PatchesGradientBase(OpKernelConstruction* ctx) : OpKernel(ctx) { OP_REQUIRES_OK(ctx, geometry_.Init(ctx)); }
+  explicit PatchesGradientBase(OpKernelConstruction* ctx) : OpKernel(ctx) { OP_REQUIRES_OK(ctx, geometry_.Init(ctx, "Tfcompress>Patches")); }
 
  protected:
   struct Args {
@@ -217,7 +158,7 @@ class PatchesGradientBase : public OpKernel {
   }
 
  private:
-  Geometry geometry_;
+  WindowGeometry geometry_;
 };
 
 class PatchesGradientOp : public PatchesGradientBase {

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "formats/int8/lookup.h"
 #include "python/thread_pool.h"
 #include "testing.h"
 
@@ -251,6 +252,82 @@ void TestThreads(Random& random, int cases) {
   }
 }
 
+// Rows of a table in blocks of exactly their size, equal to the bit; the first index that is out of range is told.
+void TestLookUp(LookUpRows& look_up, const char* tier, Random& random) {
+  LookupArgs a;
+  a.n = 1 + Size(random, 60);
+  a.k = OneIn(random, 8) ? 500 + Size(random, 700) : Size(random, 140);
+  a.count = Size(random, 40);
+  a.wide = OneIn(random, 2);
+  a.y_type = static_cast<ElementType>(Uniform(random, 0, 2));
+  std::vector<int8_t> rows(static_cast<size_t>(a.n * a.k));
+  for (int8_t& q : rows) q = static_cast<int8_t>(Uniform(random, -128, 127));
+  std::normal_distribution<float> normal;
+  std::vector<float> scale(static_cast<size_t>(a.n)), mean(scale.size());
+  for (float& v : scale) v = normal(random);
+  for (float& v : mean) v = normal(random);
+  std::vector<int64_t> wide(static_cast<size_t>(a.count));
+  for (int64_t& index : wide) index = Uniform(random, 0, a.n - 1);
+  int64_t bad = a.count;
+  if (a.count > 0 && OneIn(random, 3)) {
+    bad = Uniform(random, 0, a.count - 1);
+    const int64_t wrong[] = {-1, a.n, INT32_MIN, INT32_MAX, a.wide ? INT64_MIN : -2, a.wide ? INT64_MAX : -3};
+    for (int64_t i = bad; i < a.count; ++i) {
+      if (i == bad || OneIn(random, 3)) wide[static_cast<size_t>(i)] = wrong[Uniform(random, 0, 5)];
+    }
+  }
+  const std::vector<int32_t> narrow(wide.begin(), wide.end());
+  a.indices = a.wide ? static_cast<const void*>(wide.data()) : narrow.data();
+  a.rows = rows.data();
+  a.scale = scale.data();
+  a.mean = OneIn(random, 2) ? mean.data() : nullptr;
+  const bool narrow_y = a.y_type != ElementType::kFloat32;
+  std::vector<float> y32(narrow_y ? 0 : static_cast<size_t>(a.count * a.k));
+  std::vector<uint16_t> y16(narrow_y ? static_cast<size_t>(a.count * a.k) : 0);
+  a.y = narrow_y ? static_cast<void*>(y16.data()) : y32.data();
+  const int64_t reached = look_up(a, 0, a.count);
+  EXPECT(reached == bad, "%s: reached %ld, not %ld", tier, static_cast<long>(reached), static_cast<long>(bad));
+  for (int64_t i = 0; i < bad; ++i) {
+    const auto r = static_cast<size_t>(wide[static_cast<size_t>(i)]);
+    for (int64_t j = 0; j < a.k; ++j) {
+      const size_t at = static_cast<size_t>(i * a.k + j);
+      const auto scaled = static_cast<float>(static_cast<double>(scale[r]) * rows[r * static_cast<size_t>(a.k) + static_cast<size_t>(j)]);
+      const float expected = a.mean != nullptr ? static_cast<float>(static_cast<double>(scaled) + mean[r]) : scaled;
+      const bool equal = a.y_type == ElementType::kFloat32    ? y32[at] == expected
+                         : a.y_type == ElementType::kBFloat16 ? y16[at] == RoundToBFloat(expected)
+                                                              : std::fabs(HalfToFloat(y16[at]) - expected) <= 0x1p-11f * std::fabs(expected) + 0x1p-25f;
+      EXPECT(equal, "%s: type %d, index %ld, number %ld: not %g", tier, static_cast<int>(a.y_type), static_cast<long>(i), static_cast<long>(j),
+             static_cast<double>(expected));
+    }
+  }
+}
+
+// Many indices on several threads: the same rows, and the same first index out of range.
+void TestLookUpOnThreads(Random& random) {
+  WorkerThreads pool(3);
+  SingleThread one;
+  LookupArgs a;
+  a.n = 100;
+  a.k = 129;
+  a.count = 5000;
+  const std::vector<int8_t> rows(static_cast<size_t>(a.n * a.k), 3);
+  std::vector<float> scale(static_cast<size_t>(a.n)), single(static_cast<size_t>(a.count * a.k)), several(single.size());
+  for (size_t i = 0; i < scale.size(); ++i) scale[i] = static_cast<float>(i);
+  std::vector<int32_t> indices(static_cast<size_t>(a.count));
+  for (int32_t& index : indices) index = static_cast<int32_t>(Uniform(random, 0, a.n - 1));
+  a.indices = indices.data();
+  a.rows = rows.data();
+  a.scale = scale.data();
+  a.y = single.data();
+  EXPECT(LookUp(a, &one) == a.count, "one thread");
+  a.y = several.data();
+  EXPECT(LookUp(a, &pool) == a.count, "three threads");
+  EXPECT(single == several, "threads change rows");
+  indices[4100] = -1;
+  indices[1234] = 100;
+  EXPECT(LookUp(a, &one) == 1234 && LookUp(a, &pool) == 1234, "the first index out of range");
+}
+
 int Main(int cases, uint64_t seed) {
   std::printf("int8_test: %d cases a tier, seed %lu\n", cases, static_cast<unsigned long>(seed));
   for (const Tier tier : DistinctTiers(KernelsFor)) {
@@ -265,7 +342,12 @@ int Main(int cases, uint64_t seed) {
     TestExtremes(kernels, name);
     std::printf("%s: %d failures\n", name, failures);
   }
+  for (const Tier tier : DistinctTiers(LookUpRowsFor)) {
+    Random random(seed);
+    for (int i = 0; i < cases; ++i) TestLookUp(LookUpRowsFor(tier), kTierNames[static_cast<int>(tier)], random);
+  }
   Random random(seed);
+  TestLookUpOnThreads(random);
   TestThreads(random, cases / 10);
   return Finish();
 }

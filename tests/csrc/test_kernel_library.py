@@ -15,6 +15,8 @@ CASES = 300
 # Packed matrices whose bytes are changed at random, in each run under AddressSanitizer.
 MUTATIONS = 100_000
 SEED = 20_251
+# What an instruction-set file gives to others: its table of kernels, or its only function.
+PUBLIC = r"tfcompress::.*(Kernels\(\)|RowsAvx\w+\(.*\))"
 
 
 def run(*command: str, cwd: Path = ROOT) -> str:
@@ -42,6 +44,7 @@ def test_kernels_stay_inside_their_memory(tmp_path: Path) -> None:
     """AddressSanitizer and UndefinedBehaviorSanitizer; malformed sparse matrices too."""
     build(tmp_path, "-DTFCOMPRESS_SANITIZE=address,undefined", "-DCMAKE_CXX_FLAGS_RELEASE=-O1")
     run_test(tmp_path, "int8_test", CASES, SEED)
+    run_test(tmp_path, "depthwise_test", CASES, SEED)
     # Packed bits are random, so that every case is one of a malformed matrix.
     run_test(tmp_path, "binary_test", 4 * CASES, SEED)
     run_test(tmp_path, "sparse_test", CASES, SEED)
@@ -72,6 +75,7 @@ def test_avx512_source_on_any_machine(tmp_path: Path) -> None:
         f"-DTFCOMPRESS_SIMDE={simde_py.get_include()}",
         *("-DCMAKE_CXX_FLAGS_RELEASE=-O1", "-DCMAKE_CXX_FLAGS=-Werror -Wno-psabi"),
     )
+    run_test(tmp_path, "depthwise_test", CASES, SEED)
     for name, tiers in (
         ("int8_test", ("avx512", "avx512vnni")),
         ("binary_test", ("avx512", "avx512vnni", "avx512vbmi")),
@@ -94,7 +98,7 @@ def test_instruction_set_files_share_no_code_with_others(tmp_path: Path) -> None
         weak = [name for kind, name in defined if kind in "wWvVu"]
         assert weak == [], f"{path.name}: weak symbols {weak}"
         public = [name for kind, name in defined if kind == "T"]
-        assert all(re.fullmatch(r"tfcompress::.*Kernels\(\)", name) for name in public), public
+        assert all(re.fullmatch(PUBLIC, name) for name in public), public
 
 
 def test_nothing_is_built_for_the_building_machine_only() -> None:

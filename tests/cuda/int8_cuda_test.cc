@@ -1,5 +1,6 @@
 // Runs every int8 GPU kernel in emulation, on every row of the tile table, and compares with the CPU kernels: integer results to the bit, float
 // ones to a bound that follows from K. Usage: int8_cuda_test [cases] [seed]; int8_cuda_test faults.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -291,6 +292,57 @@ void TestDequantize(Random& random) {
   }
 }
 
+void TestLookUp(Random& random) {
+  for (int i = 0; i < 24; ++i) {
+    LookupArgs a;
+    a.n = 1 + Size(random, 40);
+    a.k = OneIn(random, 2) ? 4 * Size(random, 40) : Size(random, 140);
+    a.count = Size(random, 30);
+    a.wide = OneIn(random, 2);
+    a.y_type = static_cast<ElementType>(Uniform(random, 0, 2));
+    std::vector<int8_t> table(static_cast<size_t>(a.n * a.k));
+    for (int8_t& q : table) q = static_cast<int8_t>(Uniform(random, -128, 127));
+    std::normal_distribution<float> normal;
+    std::vector<float> scales(static_cast<size_t>(a.n)), means(scales.size());
+    for (float& v : scales) v = normal(random);
+    for (float& v : means) v = normal(random);
+    std::vector<int64_t> wide(static_cast<size_t>(a.count));
+    for (int64_t& index : wide) index = Uniform(random, 0, a.n - 1);
+    const std::vector<int32_t> narrow(wide.begin(), wide.end());
+    const bool centred = OneIn(random, 2);
+    const size_t bytes = static_cast<size_t>(a.count * a.k) * (a.y_type == ElementType::kFloat32 ? 4 : 2);
+    // What the CPU gives; indices that are out of range give zeros besides.
+    std::vector<char> expected(bytes);
+    a.indices = a.wide ? static_cast<const void*>(wide.data()) : narrow.data();
+    a.rows = table.data();
+    a.scale = scales.data();
+    a.mean = centred ? means.data() : nullptr;
+    a.y = expected.data();
+    SingleThread thread;
+    EXPECT(LookUp(a, &thread) == a.count, "indices are in range");
+    for (int64_t j = 0; j < a.count; ++j) {
+      if (!OneIn(random, 5)) continue;
+      wide[static_cast<size_t>(j)] = OneIn(random, 2) ? -1 : a.n;
+      const size_t row = bytes / static_cast<size_t>(a.count);
+      std::fill_n(expected.begin() + static_cast<int64_t>(row) * j, row, char{0});
+    }
+    const size_t offset = OneIn(random, 2) ? 0 : 1;
+    DeviceArray<int64_t> wide_indices(wide);
+    DeviceArray<int32_t> narrow_indices(std::vector<int32_t>(wide.begin(), wide.end()));
+    DeviceArray<int8_t> rows(table, offset);
+    DeviceArray<float> scale(scales), mean(means);
+    DeviceArray<char> y(bytes, OneIn(random, 2) ? 0 : 4);
+    a.indices = a.wide ? static_cast<const void*>(wide_indices.data()) : narrow_indices.data();
+    a.rows = rows.data();
+    a.scale = scale.data();
+    a.mean = centred ? mean.data() : nullptr;
+    a.y = y.data();
+    const std::string error = CudaLookUp(a, kStream);
+    EXPECT(error.empty(), "%s", error.c_str());
+    EXPECT(y.ToHost() == expected, "looked-up rows differ for k %ld n %ld", static_cast<long>(a.k), static_cast<long>(a.n));
+  }
+}
+
 void TestErrors(Random& random) {
   Case c(random, 3, 33, 9, Activations::kStatic);
   DeviceArray<uint8_t> kernel(c.kernel, 4);
@@ -373,6 +425,7 @@ void Test(Random& random, int64_t cases) {
   TestMatMul(random, cases);
   TestSpecialValues(random);
   TestDequantize(random);
+  TestLookUp(random);
   TestErrors(random);
   TestPlans();
 }

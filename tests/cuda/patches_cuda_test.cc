@@ -1,9 +1,10 @@
-// The GPU kernels that make patches, and their gradient, in emulation against plain loops: equal to the bit. Usage: patches_cuda_test [cases] [seed].
+// The GPU kernels that make patches, their gradient, and depthwise convolutions, in emulation against plain loops: equal to the bit. Usage: patches_cuda_test [cases] [seed].
 #include <cstdint>
 #include <cstdio>
 #include <string>
 #include <vector>
 
+#include "base/depthwise.h"
 #include "base/patches.h"
 #include "cuda_testing.h"
 
@@ -68,6 +69,36 @@ void RunGradient(Random& random, const Windows& v, int64_t first, int64_t rows) 
   EXPECT(dx.ToHost() == expected, "gradient of patches of %ld channels", static_cast<long>(v.channels));
 }
 
+// Equal to the bit where nothing is activated by an exponential function.
+void RunDepthwise(Random& random, const Windows& v) {
+  std::normal_distribution<float> normal;
+  const auto filled = [&](int64_t size) {
+    std::vector<float> values(static_cast<size_t>(size));
+    for (float& value : values) value = normal(random);
+    return values;
+  };
+  const std::vector<float> x = filled(v.batch * v.h.in * v.w.in * v.channels), kernel = filled(v.row()), bias = filled(v.channels);
+  std::vector<float> expected(static_cast<size_t>(v.count() * v.channels));
+  DepthwiseArgs args;
+  args.windows = v;
+  args.activation = static_cast<Activation>(Uniform(random, 0, static_cast<int64_t>(Activation::kCount) - 1));
+  const bool biased = OneIn(random, 2);
+  args.x = x.data();
+  args.kernel = kernel.data();
+  args.bias = biased ? bias.data() : nullptr;
+  args.y = expected.data();
+  SingleThread thread;
+  DepthwiseConvolution(args, &thread);
+  DeviceArray<float> device_x(x), device_kernel(kernel), device_bias(bias), y(expected.size());
+  args.x = device_x.data();
+  args.kernel = device_kernel.data();
+  args.bias = biased ? device_bias.data() : nullptr;
+  args.y = y.data();
+  const std::string error = CudaDepthwiseConvolution(args, kStream);
+  EXPECT(error.empty(), "%s", error.c_str());
+  EXPECT(y.ToHost() == expected, "depthwise convolution of %ld channels, activation %d", static_cast<long>(v.channels), static_cast<int>(args.activation));
+}
+
 void Test(Random& random, int64_t cases) {
   for (int64_t i = 0; i < cases; ++i) {
     Windows v;
@@ -80,6 +111,7 @@ void Test(Random& random, int64_t cases) {
     Run<uint32_t>(random, v, first, rows);
     Run<uint16_t>(random, v, first, rows);
     RunGradient(random, v, first, rows);
+    RunDepthwise(random, v);
   }
 }
 

@@ -19,6 +19,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = (
+    "base/depthwise",
     "base/patches",
     "base/quantize_rows",
     "formats/binary/cuda",
@@ -29,6 +30,7 @@ SOURCES = (
     "formats/int8/float_gemm",
     "formats/int8/gemm",
     "formats/int8/gemv",
+    "formats/int8/lookup",
     "formats/sparse/cuda",
 )
 ARCHS = tuple(os.environ.get("TFCOMPRESS_TEST_CUDA_ARCHS", "80").split())

@@ -195,35 +195,35 @@ def _lookup(rng: np.random.Generator) -> Case:
     dtype = pick(rng, (np.int32, np.int64))
     tensors: Tensors = {
         "indices": np.asarray(rng.integers(0, max(n, 1), shape), dtype),
-        "kernel": _packed(rng, k, n),
+        "rows": rng.integers(-128, 128, (n, k)).astype(np.int8),
         "scale": vector(rng, n, 0.02),
         "mean": [vector(rng, n, 0.1)] if chance(rng, 0.3) else [],
     }
-    attributes = {"in_features": k}
     if chance(rng, 0.25):
         spoil(rng, tensors, ("mean",))
     if chance(rng, 0.1):
         tensors["indices"] = np.asarray(pick(rng, (-1, n, n + 63, 2**31 - 1, -(2**31))), dtype)
-    if chance(rng, 0.1):
-        attributes["in_features"] = pick(
-            rng, (k + 1, k + 4, max(k - 1, 0), max(k - 4, 0), -1, 1 << 40)
-        )
-    return Case("int8_lookup", tensors, attributes, _expect_lookup)
+    attributes = {"T": pick(rng, ("float32", "bfloat16", "float16"))}
+    return Case("tfcompress_int8_lookup", tensors, attributes, _expect_lookup)
 
 
 def _expect_lookup(tensors: Tensors, attributes: Mapping[str, Any]) -> Answer | None:
-    indices, scale, k = tensors["indices"], tensors["scale"], attributes["in_features"]
-    if indices.dtype not in (np.int32, np.int64) or not _is_packed(tensors["kernel"], scale, k):
+    indices, rows, scale = (tensors[name] for name in ("indices", "rows", "scale"))
+    if indices.dtype not in (np.int32, np.int64) or rows.dtype != np.int8 or rows.ndim != 2:
         return None
-    if tensors["mean"] and tensors["mean"][0].shape != scale.shape:
+    if not fits([scale], len(rows)) or not fits(tensors["mean"], len(rows)):
         return None
-    if indices.size and not (indices.min() >= 0 and indices.max() < len(scale)):
+    if indices.size and not (indices.min() >= 0 and indices.max() < len(rows)):
         return None
-    if indices.size == 0:
-        return Answer((*indices.shape, k))
+    shape = (*indices.shape, rows.shape[1])
+    if 0 in shape:
+        return Answer(shape)
 
     def check(y: Array) -> None:
-        weights, tolerance = _weights(tensors, k)
-        compare(y, weights.T[indices], tolerance.T[indices])
+        assert y.dtype.name == attributes["T"]
+        mean = optional(tensors["mean"])
+        scaled = rows[indices].astype(np.float64) * scale[indices][..., None]
+        offset = 0.0 if mean is None else mean[indices][..., None].astype(np.float64)
+        compare(y, scaled + offset, 2e-7 * (np.abs(scaled) + np.abs(offset)))
 
-    return Answer((*indices.shape, k), check)
+    return Answer(shape, check)

@@ -1,10 +1,11 @@
-"""Cases of the ops that lay out what the windows of a convolution see."""
+"""Cases of the ops of windows: what they see as rows, and each channel convolved by itself."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from . import reference
 from .case import (
     FLOATS,
     Answer,
@@ -12,8 +13,12 @@ from .case import (
     Case,
     Tensors,
     chance,
+    compare,
+    fits,
+    optional,
     pick,
     spoil,
+    vector,
 )
 
 _PADDINGS = ("valid", "same", "causal")
@@ -22,7 +27,7 @@ _MOST = 1 << 20
 
 def make(rng: np.random.Generator) -> Case:
     """A case."""
-    case: Case = pick(rng, (_patches, _gradient))(rng)
+    case: Case = pick(rng, (_patches, _gradient, _depthwise))(rng)
     return case
 
 
@@ -209,5 +214,53 @@ def _expect_gradient(tensors: Tensors, attributes: Mapping[str, Any]) -> Answer 
             expected[place] += parts[row, at]
             sizes[place] += np.abs(parts[row, at])
         assert (np.abs(dx - expected) <= 2e-6 * sizes).all(), "another gradient"
+
+    return Answer(shape, check)
+
+
+def _depthwise(rng: np.random.Generator) -> Case:
+    channels = int(pick(rng, (0, 1, 3, 4, 8, 15, 16, 17, 33, 40)))
+    shape, attributes = (*_shape(rng)[:3], channels), _attributes(rng)
+    taps = int(np.prod(attributes["kernel_size"]))
+    tensors: Tensors = {
+        "x": rng.standard_normal(shape).astype(np.float32),
+        "kernel": rng.standard_normal((taps, channels)).astype(np.float32),
+        "bias": [vector(rng, channels)] if chance(rng, 0.5) else [],
+    }
+    attributes["activation"] = "linear"
+    _spoil_attributes(rng, attributes)
+    if chance(rng, 0.3):
+        attributes["activation"] = pick(rng, (*reference.ACTIVATIONS, "", "RELU"))
+    if chance(rng, 0.25):
+        spoil(rng, tensors, ("bias",))
+    return Case("tfcompress_depthwise_conv2d", tensors, attributes, _expect_depthwise)
+
+
+def _expect_depthwise(tensors: Tensors, attributes: Mapping[str, Any]) -> Answer | None:
+    x, kernel = tensors["x"], tensors["kernel"]
+    if any(array.dtype != np.float32 for array in (x, kernel)) or x.ndim != 4:
+        return None
+    found, name = _windows(x.shape, attributes), attributes["activation"]
+    if found is None or name not in reference.ACTIVATIONS:
+        return None
+    kernel_h, kernel_w = attributes["kernel_size"]
+    batch, channels = x.shape[0], x.shape[3]
+    if kernel.shape != (kernel_h * kernel_w, channels) or not fits(tensors["bias"], channels):
+        return None
+    shape = (batch, *found[:2], channels)
+    if 0 in shape:
+        return Answer(shape)
+
+    def check(y: Array) -> None:
+        rows = batch * found[0] * found[1]
+        sums, sizes = np.zeros((rows, channels)), np.zeros((rows, channels))
+        for row, at, place in _places(x.shape, attributes, 0, rows):
+            product = x[place].astype(np.float64) * kernel[at]
+            sums[row] += product
+            sizes[row] += np.abs(product)
+        bias = optional(tensors["bias"])
+        if bias is not None:
+            sums, sizes = sums + bias, sizes + np.abs(bias)
+        compare(y, *(v.reshape(shape) for v in reference.activate(name, sums, 4e-6 * sizes)))
 
     return Answer(shape, check)

@@ -164,8 +164,4 @@ def shared(name: str) -> Any:
     """The op library's functions."""
     import tfcompress_ops as tfc
 
-    if name == "int8_lookup":
-        return lambda indices, kernel, scale, mean, in_features: tfc.ops.int8_lookup(
-            indices, kernel, scale, in_features, mean=mean[0] if mean else None
-        )
     return getattr(tfc.ops._module, name)

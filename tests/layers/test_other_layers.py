@@ -221,17 +221,40 @@ def test_embedding(vocabulary, center, tmp_path):
     x = RNG.integers(0, vocabulary, (3, 9))
     small = compress_and_reload(model, x, tmp_path, tfc.Int8("static", center), x)
     table = small.layers[0]
-    assert table.format == tfc.Int8("float", center)
+    assert table.format == tfc.Int8("float", center).lookup_format
+    assert sum(array.nbytes for array in table.packed_arrays().values()) == vocabulary * (
+        7 + 4 + 4 * center
+    )
     np.testing.assert_allclose(small(x), table.weight_matrix().T[x], atol=1e-7)
     assert relative_error(small(x), model(x)) < 0.01
     np.testing.assert_array_equal(table.compute_mask(x), x != 0)
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        table(np.array([[vocabulary]]))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=rf"indices\[0,1\] = {vocabulary} is"):
+        table(np.array([[0, vocabulary]]))
     assert relative_error(tfc.decompress(small)(x), small(x)) < 1e-6
     with pytest.raises(ValueError, match="Embedding has no sparse form"):
         tfc.compress(model, "sparse")
     with pytest.raises(ValueError, match="it is a table by"):
         tfc.prune(model, sparsity=0.5)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float16"])
+def test_embedding_of_another_dtype(policy):
+    model = keras.Sequential([keras.Input((None,), dtype="int64"), K.Embedding(9, 5, dtype=policy)])
+    x = RNG.integers(0, 9, (2, 6))
+    small = tfc.compress(model, "int8")
+    table = small.layers[0]
+    assert small(x).dtype == table.compute_dtype
+    exact = tf.cast(table.weight_matrix().T[x], table.compute_dtype)  # rounded once
+    np.testing.assert_array_equal(tf.cast(small(x), "float32"), tf.cast(exact, "float32"))
+    narrow = tf.constant([[1, 2]], tf.uint8)
+    np.testing.assert_array_equal(table(narrow), table(tf.cast(narrow, tf.int32)))
+
+
+def test_nothing_is_multiplied_by_a_table():
+    table = layers.Embedding(4, 3)
+    assert layers.Embedding(4, 3, format=table.format).format == table.format
+    with pytest.raises(NotImplementedError, match="rows that are looked up"):
+        layers.Dense(3, format=table.format)(np.ones((1, 2), "float32"))
 
 
 RECURRENT = {

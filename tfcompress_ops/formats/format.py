@@ -212,7 +212,9 @@ class Format(abc.ABC):
         """
         return None
 
-    def lookup(self, indices: Any, arrays: Mapping[str, Any], in_features: int) -> Any:
+    def lookup(
+        self, indices: Any, arrays: Mapping[str, Any], in_features: int, dtype: Any = "float32"
+    ) -> Any:
         """Columns of the matrix that packed arrays stand for, and no others unpacked.
 
         Args:
@@ -220,9 +222,10 @@ class Format(abc.ABC):
             arrays: Packed arrays of a `[in_features, out_features]` matrix, as tensors or
                 variables.
             in_features: Rows of the matrix.
+            dtype: Of the result: float32, bfloat16 or float16.
 
         Returns:
-            float32 tensor `[..., in_features]`.
+            Tensor `[..., in_features]`.
         """
         raise NotImplementedError(f"{self} looks nothing up.")
 

@@ -11,12 +11,13 @@ import numpy.typing as npt
 from tfcompress_ops import kernels, ops
 from tfcompress_ops.formats.calibration import check_x_scale, largest_magnitude, x_scale_of
 from tfcompress_ops.formats.format import Arrays, ArraySpecs, Format, as_matrix, register_format
+from tfcompress_ops.formats.int8_rows import Int8Rows
+from tfcompress_ops.formats.int8_values import as_quantized, check_finite, scale_and_mean
 
 Activations = Literal["dynamic", "static", "float"]
 
 # The kernels sum u8 x s8 products in int32: 127 * 255 * 65,536 < 2^31.
 MAX_IN_FEATURES = 65536
-_LARGEST = 127
 
 
 @register_format
@@ -122,35 +123,11 @@ class Int8(Format):
             ValueError: If shapes do not fit, a value is -128, `scale` or `mean` is not finite, or
                 `mean` is given without `center=True`.
         """
-        values = np.asarray(quantized)
-        if values.dtype != np.int8:
-            raise TypeError(
-                f"`quantized` must be int8; received {values.dtype.name} (shape {values.shape}). "
-                "Floating-point weights go through `pack`."
-            )
-        if values.ndim != 2:
-            raise ValueError(
-                "`quantized` must be a matrix [in_features, out_features]; received shape "
-                f"{values.shape}. Reshape it."
-            )
+        values = as_quantized(quantized)
         _check_in_features(values.shape[0])
-        if (values < -_LARGEST).any():
-            raise ValueError(
-                "`quantized` must lie in -127 ... 127; received -128. Clip it, or quantise to a "
-                "symmetric range."
-            )
-        if mean is not None and not self.center:
-            raise ValueError(
-                f"`mean` must be None for {self}, which stores no mean; received one. Use "
-                "Int8(center=True)."
-            )
-        out_features = values.shape[1]
-        if self.center and mean is None:
-            mean = np.zeros(out_features)
         return self._arrays(
             kernels.int8_pack(np.ascontiguousarray(values)),
-            _as_vector("scale", scale, out_features),
-            None if mean is None else _as_vector("mean", mean, out_features),
+            *scale_and_mean(self, scale, mean, values.shape[1]),
             values.shape,
             calibration,
         )
@@ -218,27 +195,9 @@ class Int8(Format):
         )
 
     @property
-    def lookup_format(self) -> "Int8":
-        """The same with float activations: what is looked up is multiplied by nothing."""
-        return Int8("float", self.center)
-
-    def lookup(self, indices: Any, arrays: Mapping[str, Any], in_features: int) -> Any:
-        """Columns of `unpack(arrays)`: `scale * w_q (+ mean)` of those outputs alone.
-
-        Args:
-            indices: int32 or int64 tensor `[...]` in 0 ... out_features - 1.
-            arrays: Packed arrays as tensors or variables.
-            in_features: Rows of the matrix.
-
-        Returns:
-            float32 tensor `[..., in_features]`.
-
-        Raises:
-            tf.errors.InvalidArgumentError: If an index is out of range.
-        """
-        return ops.int8_lookup(
-            indices, arrays["kernel"], arrays["scale"], in_features, mean=arrays.get("mean")
-        )
+    def lookup_format(self) -> Int8Rows:
+        """The same numbers, laid out for looking rows up."""
+        return Int8Rows(self.center)
 
     def array_specs(self, in_features: int, out_features: int) -> ArraySpecs:
         """Shape and dtype of each packed array of an `[in_features, out_features]` matrix."""
@@ -267,9 +226,7 @@ class Int8(Format):
                 f"`shape` must hold {(in_features, out_features)}; received {shape}. The arrays "
                 "belong to another matrix."
             )
-        for name in sorted({"scale", "mean", "x_scale"} & set(arrays)):
-            if not np.isfinite(np.asarray(arrays[name])).all():
-                raise ValueError(f"`{name}` must be finite; received NaN or infinite values.")
+        check_finite(arrays)
         if self.needs_calibration:
             check_x_scale(arrays["x_scale"])
 
@@ -308,15 +265,3 @@ def _check_in_features(in_features: int) -> None:
             f"`kernel` must have at most {MAX_IN_FEATURES} rows, so that int32 sums are exact; "
             f"received {in_features}. Leave this layer uncompressed."
         )
-
-
-def _as_vector(name: str, value: npt.ArrayLike, size: int) -> npt.NDArray[np.float32]:
-    vector = np.asarray(value).astype(np.float32)
-    if vector.shape != (size,):
-        raise ValueError(
-            f"`{name}` must have shape {(size,)}, one number per output; received shape "
-            f"{vector.shape}."
-        )
-    if not np.isfinite(vector).all():
-        raise ValueError(f"`{name}` must be finite; received NaN or infinite values.")
-    return vector

@@ -5,6 +5,7 @@ from tfcompress_ops.layers.composite import CompositeLayer
 from tfcompress_ops.layers.container import Container
 from tfcompress_ops.layers.convolution import Conv1D, Conv2D
 from tfcompress_ops.layers.dense import Dense
+from tfcompress_ops.layers.depthwise import DepthwiseConv1D, DepthwiseConv2D
 from tfcompress_ops.layers.einsum_dense import EinsumDense
 from tfcompress_ops.layers.embedding import Embedding
 from tfcompress_ops.layers.layer import CompressedLayer, refusal, replacement
@@ -20,6 +21,8 @@ __all__ = [
     "Conv1D",
     "Conv2D",
     "Dense",
+    "DepthwiseConv1D",
+    "DepthwiseConv2D",
     "EinsumDense",
     "Embedding",
     "GRUCell",

@@ -11,9 +11,10 @@ from tfcompress_ops import ops
 from tfcompress_ops.layers.kernel_layer import KernelLayer
 from tfcompress_ops.layers.layer import replaces
 
-# Patches are made and multiplied a block at a time. A block of 4 MiB of float32 takes milliseconds,
-# against some 50 us for a step of a loop in a graph.
-_BLOCK_ELEMENTS = 1 << 20
+# Patches are made and multiplied a block at a time. A block of 8 MiB of float32 takes milliseconds,
+# against some 50 us for a step of a loop in a graph, and holds what one image of 224 x 224 needs in
+# any layer of ResNet50: at batch 1 there is no loop, and no copy of its outputs.
+_BLOCK_ELEMENTS = 2 << 20
 
 
 class _Convolution(KernelLayer):
@@ -116,10 +117,7 @@ class _Convolution(KernelLayer):
             Tensor `(batch, *space, filters)`.
         """
         x = tf.cast(inputs, self.compute_dtype)
-        if all(size == 1 for size in self.kernel_size):
-            if any(stride != 1 for stride in self.strides):
-                steps = [slice(None, None, stride) for stride in (1, *self.strides)]
-                x = x[tuple(steps)]
+        if all(size == 1 for size in (*self.kernel_size, *self.strides)):
             return self.matmul(x, self.activation)
         if self.rank == 1:
             return tf.squeeze(self._windows(x[:, tf.newaxis], lead=(1,)), 1)
@@ -145,7 +143,9 @@ class _Convolution(KernelLayer):
             patches = ops.patches(x, first, rows, geometry)
             return self.matmul(patches, self.activation)
 
-        if None not in (x.shape[0], *static) and x.shape[0] * static[0] * static[1] <= block:
+        if all(size == 1 for size in self.kernel_size):  # no more than x itself
+            y = self.matmul(ops.patches(x, 0, total, geometry), self.activation)
+        elif None not in (x.shape[0], *static) and x.shape[0] * static[0] * static[1] <= block:
             y = product(0)
         else:
             steps = (total + block - 1) // block
@@ -177,7 +177,7 @@ class Conv2D(_Convolution):
     """`keras.layers.Conv2D` whose kernel stays in a compressed format.
 
     The kernel is the matrix `[height * width * channels, filters]`. A 1x1 convolution multiplies
-    the inputs as they are; others multiply patches, of which a block of at most 4 MiB (as float32)
+    the inputs as they are; others multiply patches, of which a block of at most 8 MiB (as float32)
     is made at a time. With activations quantised "dynamic", each patch has a scale of its own.
 
     Args:

@@ -136,13 +136,16 @@ class Embedding(CompressedLayer):
             inputs: Integers `(batch, ...)`; other dtypes are cast.
 
         Returns:
-            Tensor `(batch, ..., output_dim)`.
+            Tensor `(batch, ..., output_dim)` of the compute dtype.
+
+        Raises:
+            tf.errors.InvalidArgumentError: If an index is out of range, on a CPU. On a GPU its row
+                is zeros, as TensorFlow's own look-ups give.
         """
         indices = tf.convert_to_tensor(inputs)
         if indices.dtype not in (tf.int32, tf.int64):
             indices = tf.cast(indices, tf.int32)
-        rows = self.format.lookup(indices, self._packed, self.output_dim)
-        return tf.cast(rows, self.compute_dtype)
+        return self.format.lookup(indices, self._packed, self.output_dim, self.compute_dtype)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         """Where the input is not 0, with `mask_zero`."""

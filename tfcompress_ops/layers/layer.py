@@ -157,6 +157,12 @@ class CompressedLayer(keras.layers.Layer, abc.ABC):  # type: ignore[misc]
         """
         if getattr(layer, "use_bias", None) is None or cls.float_kernel(layer) is None:
             return None
+        return cls._scaled(layer, scale, shift)
+
+    @classmethod
+    def _scaled(
+        cls, layer: keras.layers.Layer, scale: npt.NDArray[Any], shift: npt.NDArray[Any]
+    ) -> keras.layers.Layer:
         new = type(layer).from_config({**layer.get_config(), "use_bias": True})
         new.build_from_config(layer.get_build_config())
         weights = cls.source_weights(layer)

@@ -18,6 +18,7 @@
 #include "base/cuda_device.h"
 #include "base/cuda_tiles.h"
 #include "formats/int8/int8.h"
+#include "formats/int8/lookup.h"
 
 namespace tfcompress::int8 {
 
@@ -35,6 +36,8 @@ int64_t CudaWorkspaceBytes(const CudaMatMulArgs& args, const CudaDevice& device)
 std::string CudaMatMul(const CudaMatMulArgs& args, void* workspace, const CudaDevice& device, void* stream);
 // weights[k, n] = scale[n] * w_q[k, n] (+ mean[n]), float32 [k, n].
 std::string CudaDequantize(const uint8_t* packed, int64_t k, int64_t n, const float* scale, const float* mean, float* weights, void* stream);
+// lookup.h's LookUp, but that rows of indices out of range are zeros: the host would have to wait to know of them.
+std::string CudaLookUp(const LookupArgs& args, void* stream);
 
 // ---- GEMV: m <= kGemvRows ---------------------------------------------------------------------------------------------------------------
 // A block owns `columns` outputs and all of K: no sums leave it. Its threads stream the weights 16 bytes at a time, four outputs of a group.
