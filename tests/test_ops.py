@@ -454,3 +454,13 @@ class TestLookup:
         for kernel in (arrays["kernel"][:-16], arrays["kernel"][None]):
             with pytest.raises(tf.errors.InvalidArgumentError):
                 lookup(indices, kernel, arrays["scale"])
+
+
+@pytest.mark.parametrize("trace", [tf.function, lambda call: call], ids=["graph", "eager"])
+def test_ragged_and_sparse_inputs(trace):
+    x, arrays, _ = problem()
+    call = trace(lambda x: int8_matmul(x, arrays))
+    with pytest.raises(TypeError, match=r"dense tensor; received a SparseTensor .*to_dense\(x\)"):
+        call(tf.sparse.from_dense(x))
+    with pytest.raises(TypeError, match=r"dense tensor; received a RaggedTensor .*to_tensor\(\)"):
+        call(tf.RaggedTensor.from_tensor(x))
