@@ -58,6 +58,15 @@ def pytest_make_parametrize_id(val: object) -> str | None:
     return type(val).__name__ if " object at 0x" in repr(val) else None
 
 
+@pytest.fixture
+def quick_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latencies of reports are measured, but roughly: for tests that look at all but their size."""
+    from tfcompress_ops import latency
+
+    for name, value in (("_BURST_SECONDS", 1e-4), ("_ROUNDS", 2), ("_LONGEST_CHAIN", 6)):
+        monkeypatch.setattr(latency, name, value)
+
+
 RunPython = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -18,10 +18,11 @@ EMULATOR = ("qemu-aarch64-static", "-L", "/usr/aarch64-linux-gnu")
 OBJDUMP = "aarch64-linux-gnu-objdump"
 NEEDED = ("aarch64-linux-gnu-g++", OBJDUMP, EMULATOR[0], "cmake", "ninja")
 MISSING = [tool for tool in NEEDED if shutil.which(tool) is None]
-pytestmark = pytest.mark.skipif(
-    bool(MISSING),
-    reason=f"{', '.join(MISSING)} not found: install g++-aarch64-linux-gnu and qemu-user-static",
-)
+INSTALL = "install g++-aarch64-linux-gnu and qemu-user-static"
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} not found: {INSTALL}"),
+]
 
 SEED = 20_251
 # The tiers that a CPU runs: Cortex-A72 has no dot products.

@@ -17,7 +17,7 @@ import typer
 from typer.testing import CliRunner
 
 import tfcompress_ops
-from tfcompress_ops.bench import chains, machine, options, results, runner
+from tfcompress_ops.bench import chains, cli, machine, options, results, runner
 from tfcompress_ops.bench.cases import Case, CaseFacts
 from tfcompress_ops.bench.chains import TensorFlowLayer, Workload, graph_kept, random_problem
 from tfcompress_ops.bench.cli import app
@@ -339,6 +339,23 @@ def test_command_writes_tables_and_json(tmp_path: Path) -> None:
     assert all(math.isfinite(m.layer.median_us) for m in found.measurements)
 
 
+def test_json_on_stdout(
+    sample_results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a pipe: stdout is JSON alone, and no file is named "-"."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_run", lambda *arguments: sample_results)
+    outcome = CliRunner().invoke(app, ["int8", "--json", "-"])
+    assert outcome.exit_code == 0, outcome.output
+    assert results.from_json(outcome.stdout) == [sample_results]
+    assert "int8: hot" in outcome.stderr
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "old.json").write_text(outcome.stdout)
+    outcome = CliRunner().invoke(app, ["compare", "old.json", "old.json", "--json", "-"])
+    assert outcome.exit_code == 0, outcome.output
+    assert not json.loads(outcome.stdout)["relative"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -347,6 +364,7 @@ def test_command_writes_tables_and_json(tmp_path: Path) -> None:
         (["--activations", "none"], "must be one of dynamic, static, float"),
         (["--json", "no/such/folder/results.json"], "--json must be in a folder that exists"),
         (["--state", "warm"], "--state must be hot, cold or both"),
+        (["--isa", "sse"], "--isa must be one of portable, avx2, avx512"),
     ],
 )
 def test_command_explains_wrong_values(arguments: list[str], message: str) -> None:

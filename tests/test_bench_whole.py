@@ -219,6 +219,7 @@ def test_a_process_that_fails_is_told_of(tmp_path: Path) -> None:
     assert "failed with exit code 1" in " ".join(outcome.output.split())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
 def test_everything_in_one_command(tmp_path: Path) -> None:
     file, docs = tmp_path / "all.json", tmp_path / "performance.md"

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import logging
 import os
+import re
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -18,7 +20,7 @@ import typer
 from typer.testing import CliRunner
 
 import tfcompress_ops as tfc
-from tfcompress_ops import kernels
+from tfcompress_ops import _kernels, kernels
 from tfcompress_ops.bench.cli import app as bench_app
 from tfcompress_ops.cli import app as app_module
 from tfcompress_ops.cli import console, environment, files, format_options
@@ -28,7 +30,10 @@ from tfcompress_ops.formats import format as format_module
 PACKAGE_PARENT = Path(tfc.__file__).parents[1]
 
 # What Keras does with NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
+pytestmark = [
+    pytest.mark.usefixtures("quick_timing"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy"),
+]
 
 CUSTOM_LAYER = """
 import keras
@@ -36,6 +41,19 @@ import keras
 class Doubling(keras.layers.Layer):
     def call(self, inputs):
         return 2 * inputs
+"""
+
+SUBCLASSED = """
+import keras
+
+@keras.saving.register_keras_serializable("tests")
+class Subclassed(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(8)
+
+    def call(self, inputs):
+        return self.dense(inputs)
 """
 
 
@@ -222,6 +240,15 @@ class TestInfo:
         assert found["threads"]["intra_op"] >= 1
         assert Path(found["build"]["op_library"]).is_file()
 
+    def test_unknown_isa(self, monkeypatch):
+        """What the kernels say of TFCOMPRESS_ISA, which they read once in a process."""
+
+        def refuse():
+            raise ValueError("TFCOMPRESS_ISA must be one of portable; received 'x'.")
+
+        monkeypatch.setattr(_kernels, "cpu_info", refuse)
+        assert fails("info") == "Error: TFCOMPRESS_ISA must be one of portable; received 'x'."
+
     def test_peaks(self, monkeypatch):
         monkeypatch.setattr(environment, "peaks", lambda threads: {"int8_gops": 10.0 * threads})
         assert "int8 gops" in run("info", "--peaks").output
@@ -290,6 +317,34 @@ class TestCompress:
         assert result.exit_code == 0, result.output
         expected = tfc.compress(model, tfc.Int8("static"), inputs)(inputs)
         np.testing.assert_array_equal(keras.saving.load_model(out)(inputs), expected)
+
+    def test_subclassed_model(self, tmp_path):
+        """Its file does not say what it takes: whatever it was built for, or what it is given."""
+        module, file = tmp_path / "subclassed.py", tmp_path / "model.keras"
+        module.write_text(SUBCLASSED)
+        cls = runpy.run_path(str(module))["Subclassed"]
+        model, x = cls(), np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
+        model(x)
+        model.save(file)
+        np.save(tmp_path / "x.npy", x)
+        np.save(tmp_path / "wrong.npy", x[:, :2])
+        out = tmp_path / "small.keras"
+        command = ("compress", file, "-o", out, "--import", module)
+        assert "int8 dynamic" in run(*command).output
+        result = run(*command, "--force", "--calibration", tmp_path / "x.npy")
+        assert result.exit_code == 0, result.output
+        with keras.saving.custom_object_scope({"tests>Subclassed": cls}):
+            written = keras.saving.load_model(out)
+        np.testing.assert_array_equal(written(x), tfc.compress(model, "int8")(x))
+        message = fails(*command, "--force", "--calibration", tmp_path / "wrong.npy")
+        assert "small.keras is written, but no report can be made: `data` must hold" in message
+        assert "\x1b" not in message
+
+    def test_tells_where_a_file_has_grown(self, tmp_path):
+        tiny = tmp_path / "tiny.keras"
+        keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(tiny)
+        output = run("compress", tiny, "-o", tmp_path / "larger.keras").output
+        assert re.search(r"MB, 1\.\d times as large as ", output), output
 
     def test_refuses_to_overwrite(self, model_file, tmp_path):
         out = tmp_path / "small.keras"

@@ -1,5 +1,7 @@
 """compress and decompress on whole models."""
 
+import threading
+
 import keras
 import numpy as np
 import pytest
@@ -172,6 +174,41 @@ def test_formats_are_checked():
         tfc.compress(sequential(), {"*": 8})
     config = keras.saving.serialize_keras_object(tfc.Int8("float"))
     assert tfc.compress(sequential(), config).get_layer("head").format == tfc.Int8("float")
+
+
+@pytest.mark.parametrize(
+    ("formats", "options", "error", "message"),
+    [
+        ({3: "int8"}, {}, TypeError, "`formats` must map glob patterns .* received the pattern 3"),
+        ("int8", {"batchsize": 3}, TypeError, "compress.. has no option 'batchsize'"),
+        ("auto", {"datta": X}, TypeError, "compress.. has no option 'datta'; .* takes data, "),
+        ("auto", {}, ValueError, "`data` must be given with formats='auto'"),
+        ("auto", {"data": X, "batch_size": 0}, ValueError, "`batch_size` must be a positive"),
+        ("auto", {"calibration_data": X}, ValueError, "`calibration_data` must be None with"),
+        ("auto", {"data": X, "calibration": "mean"}, ValueError, "`calibration` must be one of"),
+        ("auto", {"data": (X, X)}, ValueError, "`data` must hold .*, one array; received 2"),
+        ("auto", {"data": 3, "metric": "accuracy"}, TypeError, "`data` must be two arrays or an"),
+        ("auto", {"data": X[:, :3]}, ValueError, r"`data` must hold inputs .*shape \(64, 3\)"),
+        ("sparse", {"batch_size": True}, ValueError, "`batch_size` must be .*; received True"),
+    ],
+)
+def test_options_are_checked(formats, options, error, message):
+    with pytest.raises(error, match=message):
+        tfc.compress(sequential(), formats, **options)
+
+
+def test_numbers_of_numpy_are_numbers():
+    tfc.compress(sequential(), {"head": "int8"}, batch_size=np.int64(8))
+
+
+def test_keras_quantizes_nothing_twice():
+    small = tfc.compress(sequential(), {"hidden": "int8"})
+    with pytest.raises(NotImplementedError, match="'hidden' is compressed already, to Int8"):
+        small.get_layer("hidden").quantize("int8")
+    with pytest.warns(UserWarning, match="'hidden' is compressed already"):
+        small.quantize("int8")
+    assert small.get_layer("head").quantization_mode == "int8"
+    assert small(X).shape == (150, 4)
 
 
 def test_compressed_layers_are_left():
@@ -518,13 +555,37 @@ def test_calibration_sees_only_what_needs_it():
     [
         (None, ValueError, "`calibration_data` must be given .*received None .*'hidden'"),
         ([], ValueError, r"reaches every layer; no input of \['hidden', 'head'\] was seen"),
-        (3, TypeError, "Data must be arrays or an iterable of batches; received int"),
+        (3, TypeError, "`calibration_data` must be arrays or an iterable of batches; received int"),
+        ((X, X[:, 0]), ValueError, "`calibration_data` must hold .*, one array; received 2. Pass"),
+        (X.tolist(), ValueError, "`calibration_data` must hold batches: .*received a list of 8"),
         (X * np.nan, ValueError, "'hidden' cannot be compressed: `calibration` must be"),
     ],
 )
 def test_calibration_data_is_checked(data, error, message):
     with pytest.raises(error, match=message):
         tfc.compress(sequential(), tfc.Int8("static"), calibration_data=data)
+
+
+def test_calibration_does_not_watch_other_threads():
+    """One that serves the original meanwhile disturbs nothing, and is not disturbed."""
+    model = sequential()
+    served = []
+
+    def batches():
+        yield X
+
+        def serve():
+            served.append(tf.function(model)(100 * X))
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        thread.join()
+
+    small = tfc.compress(model, tfc.Int8("static"), calibration_data=batches())
+    np.testing.assert_allclose(
+        small.get_layer("hidden").packed_arrays()["x_scale"], [np.abs(X).max() / 127], rtol=1e-6
+    )
+    np.testing.assert_allclose(served[0], model(100 * X), rtol=1e-5)
 
 
 def test_layers_are_restored_when_calibration_fails():

@@ -11,7 +11,10 @@ from tfcompress_ops.layers.container import Container
 from tfcompress_ops.rebuilding import rebuild
 
 # What Keras does with NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
+pytestmark = [
+    pytest.mark.usefixtures("quick_timing"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy"),
+]
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(6, 8)).astype(np.float32)
@@ -279,7 +282,8 @@ def test_weights_that_are_used_outside():
 
 
 def test_report(model):
-    small = tfc.compress(model, {"head": None, "*": "int8"})
+    # Each compressed layer is timed: not all of them here.
+    small = tfc.compress(model, {"head": None, "second/*": "int8"})
     report = tfc.report(model, small, X)
     rows = {change.path: change for change in report.layers}
     assert set(PATHS) <= set(rows)
@@ -288,5 +292,33 @@ def test_report(model):
     assert rows["second/up"].bytes_after < rows["second/up"].bytes_before
     assert report.total.bytes_before == sum(row.bytes_before for row in report.layers) + 8 * 4
     assert 0 < report.total.output_error < 0.1
-    with pytest.raises(ValueError, match="`data` must be given for 'custom"):
+
+
+def test_report_without_data():
+    """Of a subclassed model Keras knows the shapes that it was built for, but no dtypes."""
+
+    class Two(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = D(8)
+
+        def call(self, x):
+            return self.dense(x["one"]) + self.dense(x["other"])
+
+    class Lookup(Two):
+        def call(self, x):
+            return self.dense(tf.gather(tf.constant(X[:, :8]), x))
+
+    model = Two()
+    model({"one": X, "other": X})
+    report = tfc.report(model, tfc.compress(model, "int8"))
+    assert [change.path for change in report.layers] == ["dense"]
+    assert report.total.output_error is None
+    model = Lookup()
+    model(tf.constant([[0, 1]]))
+    small = tfc.compress(model, "int8")
+    with pytest.raises(
+        ValueError, match=r"`data` must be given for 'lookup\w*', a .*received None"
+    ):
         tfc.report(model, small)
+    assert tfc.report(model, small, tf.constant([[0, 1]])).batch_size == 1

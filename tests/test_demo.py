@@ -10,15 +10,17 @@ import shutil
 import keras
 import numpy as np
 import pytest
+from test_demo_methods import METHODS, STEPS, measured
 from typer.testing import CliRunner
 
 import tfcompress_ops as tfc
 from tfcompress_ops.bench.timing import Timing
 from tfcompress_ops.cli import app as app_module
 from tfcompress_ops.cli import demo_command
-from tfcompress_ops.demo import digits, geometry, measure, page, results
+from tfcompress_ops.demo import digits, geometry, measure, method_results, methods, page, results
 from tfcompress_ops.demo import seeds as seeds_lib
 from tfcompress_ops.demo.contestants import variants
+from tfcompress_ops.demo.method_results import PIPELINE
 from tfcompress_ops.demo.run import COMPRESSED_MODEL, FLOAT_MODEL, write_models
 
 # What Keras does with NumPy 2.
@@ -57,13 +59,29 @@ class Page(html.parser.HTMLParser):
             self.text.append(data)
 
 
+def demo(out, *options):
+    arguments = ["demo", "--quick", "--all", "--seed", "3", "--out", str(out), *options]
+    return CliRunner().invoke(app_module.app, arguments)
+
+
+def known_methods(seeds, sizes, done):
+    """In place of the run of every method, which test_demo_methods.py covers: rows as it makes."""
+    assert (list(seeds), sizes) == ([3], methods.QUICK)
+    rows = [
+        *(measured(label, 0.9, 1000 - i, (50 + i, 400), PIPELINE) for i, label in enumerate(STEPS)),
+        *(measured(label, 0.8, 700 + i, (40 + i, 300)) for i, label in enumerate(METHODS)),
+    ]
+    done(1.0)
+    return method_results.summarise([rows], seeds=list(seeds), layers=[784, 64, 64, 10], members=5)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """One quick demo: the result of the command, and its directory."""
     out = tmp_path_factory.mktemp("demo") / "out"
-    copy = out.parent / "copy.json"
-    arguments = ["demo", "--quick", "--all", "--seed", "3", "--out", str(out), "--json", str(copy)]
-    return CliRunner().invoke(app_module.app, arguments), out
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(methods, "run", known_methods)
+        return demo(out, "--json", str(out.parent / "copy.json")), out
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +190,17 @@ def test_seeds(found, text):
         assert f"{row['label']} {' '.join(cells)}" in shown
 
 
+@pytest.mark.slow
+def test_everything(tmp_path):
+    """With the run of every method, as a user has it."""
+    result = demo(tmp_path)
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert {row["label"] for row in found["methods"]["rows"]} == {*STEPS, *METHODS}
+    assert all(row["accuracy"]["mean"] > 0.3 for row in found["methods"]["rows"])
+
+
+@pytest.mark.slow
 def test_one_bit_costs_what_the_documentation_says():
     """W1A32 stays within a point of float32, W1A1 within three, over three seeds."""
     plain, w1a32, w1a1 = seeds_lib.study(512, [0, 1, 2], epochs=8)
@@ -238,6 +267,7 @@ def test_a_second_run_replaces_the_models(run, tmp_path):
     ("arguments", "message"),
     [
         (["--out", "{file}"], "is not a directory"),
+        (["--out", "{file}/below"], "cannot be written to: Not a directory. Choose another"),
         (["--json", "{missing}/results.json"], "does not exist"),
         (["--seeds", "3"], "--seeds 3 goes with --all"),
     ],

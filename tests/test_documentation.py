@@ -34,7 +34,10 @@ SMALLER = {"tfcompress bench": "--quick --no-peers --shape 32x32 --batch 1 --sta
 # Examples name these paths.
 LIBRARY = re.compile(r"/path/to/[\w/]*libtfcompress_ops\.so")
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
+pytestmark = [
+    pytest.mark.usefixtures("quick_timing"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy"),
+]
 
 
 def commands(code: str) -> list[str]:

@@ -11,7 +11,10 @@ from tfcompress_ops.compression import watching
 from tfcompress_ops.structure import layer_paths
 
 # What Keras does with NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
+pytestmark = [
+    pytest.mark.usefixtures("quick_timing"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy"),
+]
 
 IMAGES = ["ResNet50", "MobileNetV2", "EfficientNetB0"]
 # Layers that are matrix products (all convolutions without groups, and the classifier), and those

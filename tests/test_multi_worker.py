@@ -5,6 +5,7 @@ import json
 import socket
 
 import numpy as np
+import pytest
 
 CODE = """
     import contextlib, json, os
@@ -77,6 +78,7 @@ def free_ports(count):
             one.close()
 
 
+@pytest.mark.slow
 def test_two_workers_give_what_one_device_does(run_python, tmp_path):
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
     configs = [

@@ -517,3 +517,13 @@ class TestLookup:
             tape.watch(scale)
             y = self.call(scale=scale)
         assert tape.gradient(y, scale) is None
+
+
+@pytest.mark.parametrize("trace", [tf.function, lambda call: call], ids=["graph", "eager"])
+def test_ragged_and_sparse_inputs(trace):
+    x, arrays, _ = problem()
+    call = trace(lambda x: int8_matmul(x, arrays))
+    with pytest.raises(TypeError, match=r"dense tensor; received a SparseTensor .*to_dense\(x\)"):
+        call(tf.sparse.from_dense(x))
+    with pytest.raises(TypeError, match=r"dense tensor; received a RaggedTensor .*to_tensor\(\)"):
+        call(tf.RaggedTensor.from_tensor(x))

@@ -9,21 +9,15 @@ import tensorflow as tf
 from rich.console import Console
 
 import tfcompress_ops as tfc
-from tfcompress_ops import latency
 
 # Keras' quantize() reads its variables in a way that NumPy 2 warns about.
 pytestmark = [
+    pytest.mark.usefixtures("quick_timing"),
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy"),
     pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method"),
 ]
 
 X = np.random.default_rng(0).normal(size=(100, 64)).astype(np.float32)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    for name, value in (("_BURST_SECONDS", 1e-4), ("_ROUNDS", 2), ("_LONGEST_CHAIN", 6)):
-        monkeypatch.setattr(latency, name, value)
 
 
 @pytest.fixture

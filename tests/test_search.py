@@ -159,6 +159,29 @@ def test_options_are_checked(model, options, error, message):
         auto(model, **options)
 
 
+def test_the_original_is_left_alone_while_formats_are_tried(model, clock):
+    """Others may use it meanwhile: none of its layers computes what a candidate does."""
+    clock({FAST: 1.0, EXACT: 2.0})
+
+    def metric(targets, outputs):
+        assert not [layer.name for layer in model.layers if "call" in vars(layer)]
+        return 1.0
+
+    auto(model, metric=metric, max_drop=1.0)
+
+
+def test_ranges_are_found_as_asked(model, clock):
+    static = tfc.Int8("static")
+    clock({static: 1.0})
+    ranges = [
+        auto(model, candidates=[static], max_drop=1.0, calibration=method)
+        .layers[0]
+        .packed_arrays()["x_scale"]
+        for method in ("max", "mse")
+    ]
+    assert ranges[0] > ranges[1]
+
+
 def test_options_without_auto(model):
     with pytest.raises(TypeError, match=r"`formats` must be 'auto' for the options \['max_drop'\]"):
         tfc.compress(model, "int8", max_drop=0.1)

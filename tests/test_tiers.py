@@ -14,10 +14,11 @@ TIERS = kernels.cpu_info()["tiers"]
 EVERY_TIER = [variant["tier"] for variant in kernels.int8_variants()]
 TIER_IN_FORCE = kernels.cpu_info()["tier"]
 
-INTEGER_SUMS = """
-import hashlib
-import numpy as np
-from tfcompress_ops import kernels
+# Without TensorFlow, which the command line's help does without too.
+KERNELS = "import tfcompress_command; from tfcompress_ops import _kernels as kernels"
+INTEGER_SUMS = (
+    f"import hashlib; import numpy as np; {KERNELS}"
+    """
 rng = np.random.default_rng(11)
 digest = hashlib.sha256()
 for _ in range(200):
@@ -41,6 +42,7 @@ for _ in range(200):
             digest.update(signs.tobytes())
 print(kernels.cpu_info()["tier"], digest.hexdigest())
 """
+)
 
 
 @pytest.mark.slow
@@ -58,6 +60,7 @@ def test_format_and_op_tests_pass_on_other_tiers(tier: str, tmp_path: Path) -> N
         pytest.skip("TFCOMPRESS_ISA is set: this run is about one tier")
     files = ["test_kernels.py", "test_ops.py", "formats/test_int8.py"]
     files += ["test_binary_ops.py", "formats/test_binary.py"]
+    files += ["test_sparse_ops.py", "formats/test_sparse.py"]
     result = subprocess.run(
         # Not "-m pytest" in the source tree: that would import the package from there.
         [
@@ -76,7 +79,7 @@ def test_format_and_op_tests_pass_on_other_tiers(tier: str, tmp_path: Path) -> N
 
 def test_unknown_tier_is_an_error(run_python) -> None:
     process = run_python(
-        "from tfcompress_ops import kernels; kernels.cpu_info()",
+        f"{KERNELS}; kernels.cpu_info()",
         env={"TFCOMPRESS_ISA": "avx3"},
         check=False,
     )
@@ -86,5 +89,5 @@ def test_unknown_tier_is_an_error(run_python) -> None:
 
 
 def test_a_tier_above_the_machine_is_capped(run_python) -> None:
-    code = "from tfcompress_ops import kernels; print(kernels.cpu_info()['tier'])"
+    code = f"{KERNELS}; print(kernels.cpu_info()['tier'])"
     assert run_python(code, env={"TFCOMPRESS_ISA": EVERY_TIER[-1]}).stdout.strip() == TIERS[-1]

@@ -111,6 +111,10 @@ def __getattr__(name: str) -> Any:
     return globals()[name]
 
 
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+
+
 # Importing the package loads the ops and registers the layers, or raises one ImportError that says
 # what to do. Only the command line comes first and imports what it needs when it needs it: its help
 # is quick, and `tfcompress info` explains an installation that does not load.

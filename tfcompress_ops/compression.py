@@ -4,7 +4,9 @@ import contextlib
 import difflib
 import fnmatch
 import logging
+import numbers
 import operator
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -24,11 +26,12 @@ from tfcompress_ops.layers.layer import CompressedLayer, refusal, replacement, t
 from tfcompress_ops.linking import join
 from tfcompress_ops.preparation import absorb, split
 from tfcompress_ops.rebuilding import copy_layer, copy_variables, rebuild, tied_layers
-from tfcompress_ops.structure import all_paths, layer_paths
+from tfcompress_ops.structure import all_paths, is_graph, layer_paths
 
 Formats = Any  # A format or its name, or {glob: format, name or None}.
 _CALIBRATION_BATCH = 64
 _NOTE = "_tfcompress_note"
+_SEARCH_OPTIONS = ("data", "metric", "max_drop", "objective", "candidates")
 _LOG = logging.getLogger(__name__)
 
 
@@ -98,7 +101,8 @@ def compress(
         A new model.
 
     Raises:
-        TypeError: If `model` is not a Keras model.
+        TypeError: If `model` is not a Keras model, an option is unknown, or an option of the search
+            is given without it.
         ValueError: If the model is not built, if a pattern matches no layer that can be compressed,
             if weights are not finite, if nothing can be compressed, if `calibration_data` is
             needed and missing, empty, or does not reach a layer, or if formats would gain and
@@ -111,16 +115,42 @@ def compress(
         Int8(activations='dynamic', center=False)
     """
     check_model(model)
+    if batch_size is not None and (
+        isinstance(batch_size, bool)
+        or not isinstance(batch_size, numbers.Integral)
+        or batch_size < 1
+    ):
+        raise ValueError(f"`batch_size` must be a positive integer; received {batch_size!r}.")
+    if calibration not in METHODS:
+        raise ValueError(
+            f"`calibration` must be one of {sorted(METHODS)}; received {calibration!r}."
+        )
+    unknown = sorted(set(search) - set(_SEARCH_OPTIONS))
+    if unknown:
+        raise TypeError(
+            f"compress() has no option {unknown[0]!r}; with formats='auto' it takes "
+            f"{', '.join(_SEARCH_OPTIONS)} too."
+        )
     if isinstance(formats, str) and formats == "auto":
         from tfcompress_ops.search import auto  # which builds on this module
 
-        return auto(model, batch_size=batch_size or 32, pack_signs=pack_signs, **search)
+        if calibration_data is not None:
+            raise ValueError(
+                "`calibration_data` must be None with formats='auto', which takes ranges from "
+                "`data`; received one. Pass `data` alone."
+            )
+        return auto(
+            model,
+            batch_size=batch_size or 32,
+            calibration=calibration,
+            pack_signs=pack_signs,
+            progress=progress,
+            **search,
+        )
     if search:
         raise TypeError(
             f"`formats` must be 'auto' for the options {sorted(search)}; received {formats!r}."
         )
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-        raise ValueError(f"`batch_size` must be a positive integer; received {batch_size!r}.")
     plain = split(model)
     chosen = _choose(plain, formats)
     layers = layer_paths(plain)
@@ -278,19 +308,47 @@ def check_model(model: Any, argument: str = "model") -> None:
         )
 
 
-def batches(data: Any, batch_size: int) -> Iterator[Any]:
+def check_models(models: Any, argument: str = "models") -> list[keras.Model]:
+    """Checks that there are models, each with weights that can be worked on.
+
+    Args:
+        models: What should be an iterable of built Keras models.
+        argument: What the caller calls it.
+
+    Returns:
+        The models.
+
+    Raises:
+        TypeError: If it is something else.
+        ValueError: If there is none, or one is not built.
+    """
+    if isinstance(models, keras.Model) or not isinstance(models, Iterable):
+        raise TypeError(
+            f"`{argument}` must be a list of keras.Model; received {type(models).__name__}."
+        )
+    found = list(models)
+    if not found:
+        raise ValueError(f"`{argument}` must hold a model; received none.")
+    for index, model in enumerate(found):
+        check_model(model, f"{argument}[{index}]")
+    return found
+
+
+def batches(data: Any, batch_size: int, argument: str = "data") -> Iterator[Any]:
     """Gives data batch by batch, as a model takes it.
 
     Args:
         data: Arrays, nested as the model takes them, or an iterable of batches: of inputs, or of
             tuples `(inputs, targets, ...)`, of which the inputs are given.
         batch_size: Rows of a batch that arrays are cut into.
+        argument: What the caller calls `data`.
 
     Yields:
         Inputs of one batch.
 
     Raises:
         TypeError: If `data` is neither.
+        ValueError: If what it holds is no batch.
     """
     leaves = keras.tree.flatten(data)
     if leaves and all(hasattr(leaf, "shape") for leaf in leaves):
@@ -299,11 +357,49 @@ def batches(data: Any, batch_size: int) -> Iterator[Any]:
             yield keras.tree.map_structure(rows, data)
     elif isinstance(data, Iterable):
         for batch in data:
-            yield keras.utils.unpack_x_y_sample_weight(batch)[0]
+            try:
+                inputs = keras.utils.unpack_x_y_sample_weight(batch)[0]
+            except ValueError as error:
+                raise ValueError(
+                    f"`{argument}` must hold batches: inputs, or (inputs, targets, sample weights);"
+                    f" received a {type(batch).__name__} of {len(batch)}. Make an array of numbers "
+                    "in lists: np.array(..., 'float32')."
+                ) from error
+            yield inputs
     else:
         raise TypeError(
-            f"Data must be arrays or an iterable of batches; received {type(data).__name__}."
+            f"`{argument}` must be arrays or an iterable of batches; received "
+            f"{type(data).__name__}."
         )
+
+
+def run_batch(model: keras.Model, batch: Any, argument: str) -> Any:
+    """Runs a model eagerly on a batch of a user's data.
+
+    Args:
+        model: A built model.
+        batch: Inputs, nested as the model takes them.
+        argument: What the caller calls the data.
+
+    Returns:
+        The outputs at inference.
+
+    Raises:
+        ValueError: If the inputs are not what the model takes.
+    """
+    if is_graph(model) and len(model.inputs) == 1 and isinstance(batch, tuple) and len(batch) > 1:
+        raise ValueError(
+            f"`{argument}` must hold inputs as {model.name!r} takes them, one array; received "
+            f"{len(batch)}. Pass the inputs alone, or batches of (inputs, targets)."
+        )
+    try:
+        return model(batch, training=False)
+    except (ValueError, TypeError, KeyError, tf.errors.InvalidArgumentError) as error:
+        shapes = keras.tree.map_structure(lambda leaf: tuple(np.shape(leaf)), batch)
+        raise ValueError(
+            f"`{argument}` must hold inputs as {model.name!r} takes them; received a batch of "
+            f"shape {shapes}: {error}"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -311,8 +407,10 @@ def watching(watchers: Mapping[Layer, Callable[[Any, Any], None]]) -> Iterator[N
     """While it is open, calls `watcher(inputs, outputs)` after each call of a layer.
 
     The layers run as they always do; each one's `call` is shadowed by an attribute of the instance,
-    which is removed at the end. Run the model eagerly, `model(batch)`, to watch values.
+    which is removed at the end. Run the model eagerly, `model(batch)`, to watch values. What other
+    threads do with the model meanwhile is not watched.
     """
+    thread = threading.get_ident()
 
     def shadow(layer: Layer, watcher: Callable[[Any, Any], None]) -> None:
         attribute = "quantized_call" if layer.quantization_mode else "call"
@@ -320,7 +418,8 @@ def watching(watchers: Mapping[Layer, Callable[[Any, Any], None]]) -> Iterator[N
 
         def watched(inputs: Any, *args: Any, **kwargs: Any) -> Any:
             outputs = call(inputs, *args, **kwargs)
-            watcher(inputs, outputs)
+            if threading.get_ident() == thread:
+                watcher(inputs, outputs)
             return outputs
 
         object.__setattr__(layer, attribute, watched)
@@ -384,6 +483,12 @@ def _wanted(layer: Layer, cls: type[CompressedLayer], format: Format) -> Format:
 def by_pattern(formats: Formats) -> dict[str, Format | None]:
     """What `formats` of `compress` says, as globs over layer paths to formats or `None`."""
     if isinstance(formats, Mapping) and "class_name" not in formats:  # not a serialised format
+        for pattern in formats:
+            if not isinstance(pattern, str):
+                raise TypeError(
+                    "`formats` must map glob patterns over layer paths to formats; received the "
+                    f"pattern {pattern!r}. Use the path, such as a layer's name."
+                )
         return {
             pattern: None if value is None else formats_lib.get(value)
             for pattern, value in formats.items()
@@ -488,8 +593,6 @@ def calibrate(
         ValueError: If data is needed and missing, empty, not what the model takes, or does not
             reach a layer.
     """
-    if method not in METHODS:
-        raise ValueError(f"`calibration` must be one of {sorted(METHODS)}; received {method!r}.")
     targets = {layer: format_ for layer, format_ in chosen.items() if format_.needs_calibration}
     if not targets:
         return {}
@@ -506,8 +609,9 @@ def calibrate(
         return lambda inputs, outputs: observer.observe(inputs)
 
     with watching({layer: watcher(observer) for layer, observer in observers.items()}):
-        for batch in _shown(batches(data, _CALIBRATION_BATCH), data, progress):
-            _run(model, batch)
+        given = batches(data, _CALIBRATION_BATCH, "calibration_data")
+        for batch in _shown(given, data, progress):
+            run_batch(model, batch, "calibration_data")
     missed = [layer.name for layer, observer in observers.items() if not observer.seen]
     if missed:
         raise ValueError(
@@ -515,17 +619,6 @@ def calibrate(
             f"{missed} was seen."
         )
     return {layer: observer.calibration() for layer, observer in observers.items()}
-
-
-def _run(model: keras.Model, batch: Any) -> None:
-    try:
-        model(batch, training=False)
-    except (ValueError, TypeError, KeyError, tf.errors.InvalidArgumentError) as error:
-        shapes = keras.tree.map_structure(lambda leaf: tuple(np.shape(leaf)), batch)
-        raise ValueError(
-            f"`calibration_data` must hold inputs as {model.name!r} takes them; received a batch "
-            f"of shape {shapes}: {error}"
-        ) from error
 
 
 def _shown(batches_: Iterable[Any], data: Any, progress: bool | None) -> Iterable[Any]:

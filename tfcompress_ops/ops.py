@@ -108,7 +108,7 @@ def int8_matmul(
         Tensor `[..., out_features]` of `x`'s dtype.
 
     Raises:
-        TypeError: If `x` has another dtype.
+        TypeError: If `x` has another dtype, or is ragged or sparse.
         ValueError: If `activations` or `activation` is unknown, or `x_scale` does not go with it.
         tf.errors.InvalidArgumentError: If shapes do not fit (`ValueError` while a graph is traced).
     """
@@ -225,7 +225,7 @@ def sparse_matmul(
         Tensor `[..., out_features]` of `x`'s dtype.
 
     Raises:
-        TypeError: If `x` has another dtype.
+        TypeError: If `x` has another dtype, or is ragged or sparse.
         ValueError: If `activation` is unknown.
         tf.errors.InvalidArgumentError: If shapes do not fit (`ValueError` while a graph is traced),
             or the arrays are no packed matrix.
@@ -299,7 +299,7 @@ def binary_matmul(
         Tensor `[..., out_features]`, or packed signs.
 
     Raises:
-        TypeError: If `x` has another dtype.
+        TypeError: If `x` has another dtype, or is ragged or sparse.
         ValueError: If `levels`, `activations` or `activation` is unknown, or they do not go
             together.
         tf.errors.InvalidArgumentError: If shapes do not fit (`ValueError` while a graph is traced).
@@ -408,7 +408,7 @@ def patches(x: Any, first: Any, rows: Any, geometry: Geometry) -> tf.Tensor:
         with respect to `x`.
 
     Raises:
-        TypeError: If `x` has another dtype.
+        TypeError: If `x` has another dtype, or is ragged or sparse.
         tf.errors.InvalidArgumentError: If the windows are not all there, or shapes do not fit.
     """
     return _module.tfcompress_patches(
@@ -512,6 +512,12 @@ tf.RegisterGradient("Tfcompress>DepthwiseConv2D")(_depthwise_gradient)
 
 
 def _check_x(x: Any) -> tf.Tensor:
+    if isinstance(x, tf.RaggedTensor | tf.SparseTensor):
+        dense = "x.to_tensor()" if isinstance(x, tf.RaggedTensor) else "tf.sparse.to_dense(x)"
+        raise TypeError(
+            f"`x` must be a dense tensor; received a {type(x).__name__} (shape {x.shape}). Make it "
+            f"one: {dense}."
+        )
     x = tf.convert_to_tensor(x)
     if x.dtype not in _X_DTYPES:
         raise TypeError(

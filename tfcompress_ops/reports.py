@@ -12,7 +12,7 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
-from tfcompress_ops.compression import Reasons, batches, note_of, watching
+from tfcompress_ops.compression import Reasons, batches, note_of, run_batch, watching
 from tfcompress_ops.latency import layer_latencies_us, median_call_us
 from tfcompress_ops.layers.layer import CompressedLayer
 from tfcompress_ops.preparation import absorb_like, split_like
@@ -151,7 +151,7 @@ def report(original: keras.Model, compressed: keras.Model, data: Any = None) -> 
     with watching({layer: probe.watch for layer, probe in probes.items()}):
         for batch in [_zeros(original)] if data is None else batches(data, _BATCH):
             first = batch if first is None else first
-            outputs = plain(batch, training=False)
+            outputs = run_batch(plain, batch, "data")
             if plain is not original:
                 outputs = original(batch, training=False)
             output_norms.add(outputs, compressed(batch, training=False))
@@ -284,12 +284,36 @@ def _zeros(model: keras.Model) -> Any:
         return tf.zeros([1, *shape[1:]], tensor.dtype)
 
     if not is_graph(model):
-        raise ValueError(
-            f"`data` must be given for {model.name!r}, a subclassed model whose inputs are not "
-            "known; received None. Pass a batch of inputs."
-        )
+        return _zeros_as_built(model)
     inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
     return keras.tree.map_structure(zeros, inputs)
+
+
+def _zeros_as_built(model: keras.Model) -> Any:
+    """One row of float32 zeros of the shape that a subclassed model was built for.
+
+    Raises:
+        ValueError: If Keras does not know that, or the model takes something else than floats.
+    """
+
+    def zeros(shape: Any) -> tf.Tensor:
+        sizes = [_OPEN_DIMENSION if size is None else size for size in shape]
+        return tf.zeros([1, *sizes[1:]])
+
+    shapes = (model.get_build_config() or {}).get("input_shape")
+    try:
+        if shapes is not None:
+            batch = keras.tree.map_shape_structure(zeros, shapes)
+            model(batch, training=False)
+            return batch
+    except Exception as error:  # whatever a user's `call` raises
+        reason = f" ({type(error).__name__} with zeros of the shape that it was built for)"
+    else:
+        reason = ""
+    raise ValueError(
+        f"`data` must be given for {model.name!r}, a subclassed model whose inputs are not known"
+        f"{reason}; received None. Pass a batch of inputs."
+    )
 
 
 def _cells(change: Change) -> list[str]:

@@ -4,7 +4,8 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import numbers
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -20,6 +21,7 @@ from tfcompress_ops.compression import (
     batches,
     calibrate,
     nothing_to_compress,
+    run_batch,
     watching,
 )
 from tfcompress_ops.formats.format import Format
@@ -114,13 +116,16 @@ def search_report(model: keras.Model) -> Search | None:
 
 def auto(
     model: keras.Model,
-    data: Any,
+    data: Any = None,
     metric: Any = None,
     max_drop: float = 0.01,
     objective: str = "latency",
-    batch_size: int = 32,
     candidates: Sequence[Any] | None = None,
+    *,
+    batch_size: int = 32,
+    calibration: str = "max",
     pack_signs: bool = True,
+    progress: bool | None = None,
 ) -> keras.Model:
     """Finds the formats; see `tfc.compress`, which calls this for `formats="auto"`.
 
@@ -131,9 +136,11 @@ def auto(
             `"accuracy"`. `None`: 1 less the relative error of the outputs.
         max_drop: How much the metric may drop, >= 0.
         objective: `"latency"` or `"size"`.
-        batch_size: Rows of the batch that is to be fast.
         candidates: Formats to try, or their names; `None`: all variants of all formats.
+        batch_size: Rows of the batch that is to be fast.
+        calibration: See `tfc.compress`.
         pack_signs: See `tfc.compress`.
+        progress: See `tfc.compress`.
 
     Returns:
         A new model, never slower than `model`; it may be a copy of it.
@@ -145,7 +152,11 @@ def auto(
     """
     if objective not in OBJECTIVES:
         raise ValueError(f"`objective` must be one of {OBJECTIVES}; received {objective!r}.")
-    if not isinstance(max_drop, int | float) or not 0 <= max_drop < float("inf"):
+    if (
+        isinstance(max_drop, bool)
+        or not isinstance(max_drop, numbers.Real)
+        or not 0 <= max_drop < float("inf")
+    ):
         raise ValueError(f"`max_drop` must be a number >= 0; received {max_drop!r}.")
     if data is None:
         raise ValueError(
@@ -157,6 +168,8 @@ def auto(
     # Each layer that any format takes, with what follows it folded in.
     layers = [layer for layer in layer_paths(plain).values() if reasons.against(layer) is None]
     plain, absorbed = absorb(plain, list(dict.fromkeys(layers)))
+    if plain is model:  # Layers stand in for others while they are tried: not in a user's model.
+        plain = rebuild(model, lambda layer: None)
     paths = {layer: path for path, layer in reversed(layer_paths(plain).items())}
     reasons = Reasons(plain)
     layers = [layer for layer in paths if reasons.against(layer) is None]
@@ -165,7 +178,8 @@ def auto(
             model, {path: str(reasons.against(layer)) for path, layer in layer_paths(plain).items()}
         )
     bench = _Bench(plain, examples, metric, batch_size)
-    found = _trials(bench, layers, paths, candidates, objective)
+    ranges = functools.partial(calibrate, method=calibration, progress=progress)
+    found = _trials(bench, layers, paths, candidates, objective, ranges)
     plan = _plan(bench, found, max_drop)
     if not plan:
         _check_budget(bench, found, max_drop)
@@ -211,7 +225,7 @@ class _Bench:
         self.model = model
         self.examples = examples
         self._metric = _metric_function(metric)
-        self.references = [model(x, training=False) for x, _ in examples]
+        self.references = [run_batch(model, x, "data") for x, _ in examples]
         self.batch = keras.tree.map_structure(lambda leaf: _rows(leaf, batch_size), examples[0][0])
         self.baseline = self.metric({})
 
@@ -232,6 +246,7 @@ def _trials(
     paths: Mapping[Layer, str],
     candidates: Sequence[Any] | None,
     objective: str,
+    calibrated_on: Callable[..., dict[Layer, Any]],
 ) -> dict[Layer, list[_Option]]:
     """Tries every candidate on every layer, the most promising ones on the metric too."""
     wanted = _candidates(candidates)
@@ -246,9 +261,7 @@ def _trials(
     ranges: dict[Layer, Any] = {}
     if calibrated is not None:
         data = [x for x, _ in bench.examples]
-        ranges = calibrate(
-            bench.model, dict.fromkeys(inputs, calibrated), iter(data), progress=False
-        )
+        ranges = calibrated_on(bench.model, dict.fromkeys(inputs, calibrated), iter(data))
     measured: dict[Any, list[float]] = {}
     found: dict[Layer, list[_Option]] = {}
     for layer in layers:
@@ -441,6 +454,11 @@ def _examples(data: Any, metric: Any) -> list[tuple[Any, Any]]:
     elif isinstance(data, tuple) and len(data) == 2 and hasattr(data[1], "shape"):
         targets = batches(data[1], _BATCH)
         examples = list(zip(batches(data[0], _BATCH), targets, strict=True))
+    elif not isinstance(data, Iterable):
+        raise TypeError(
+            "`data` must be two arrays or an iterable of batches of inputs and targets; received "
+            f"{type(data).__name__}."
+        )
     else:
         examples = [keras.utils.unpack_x_y_sample_weight(batch)[:2] for batch in data]
         if any(y is None for _, y in examples):

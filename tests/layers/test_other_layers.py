@@ -11,7 +11,10 @@ import tfcompress_ops as tfc
 from tfcompress_ops import formats, layers, ops, structure
 
 # What Keras does with NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
+pytestmark = [
+    pytest.mark.usefixtures("quick_timing"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy"),
+]
 
 RNG = np.random.default_rng(0)
 K = keras.layers

@@ -9,7 +9,10 @@ import tfcompress_ops as tfc
 from tfcompress_ops.layers import QuantConv2D, QuantDense
 
 # Keras saves its variables in a way that NumPy 2 warns about.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
+pytestmark = [
+    pytest.mark.usefixtures("quick_timing"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy"),
+]
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(37, 70)).astype(np.float32)

@@ -46,8 +46,10 @@ def test_greedy(values, target, expected):
 def test_errors():
     with pytest.raises(ValueError, match="`models` must hold a model; received none"):
         tfc.average_weights([])
-    with pytest.raises(TypeError, match=r"must be a keras\.Model"):
+    with pytest.raises(TypeError, match=r"`models\[1\]` must be a keras\.Model"):
         tfc.average_weights([make_model(1), "model"])
+    with pytest.raises(TypeError, match="`models` must be a list of"):
+        tfc.average_weights(3)
     with pytest.raises(ValueError, match="must have the same architecture; received"):
         tfc.average_weights([make_model(1), make_model(1, units=5)])
     with pytest.raises(ValueError, match="must not be compressed"):

@@ -132,7 +132,8 @@ class Subclassed(keras.Model):
     ("models", "options", "error", "message"),
     [
         ([], {}, ValueError, "`models` must hold a model; received none"),
-        (["model"], {}, TypeError, r"must be a keras\.Model; received str"),
+        (make_model(), {}, TypeError, r"`models` must be a list of keras.Model; received Seq"),
+        ([make_model(), "model"], {}, TypeError, r"`models\[1\]` must be a keras.*received str"),
         ([keras.Sequential([keras.layers.Dense(2)])], {}, ValueError, "must be built"),
         ([make_model(), make_model(4)], {}, ValueError, r"equal outputs; .*\(None, 4\)"),
         ([make_model(), make_model(inputs=(6,))], {}, ValueError, r"equal inputs; .*\(None, 6\)"),

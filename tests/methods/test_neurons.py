@@ -263,6 +263,9 @@ def test_errors():
     for fraction in (0, 1, -0.5, float("nan")):
         with pytest.raises(ValueError, match="`fraction` must be above 0 and below 1; received"):
             tfc.remove_neurons(model, fraction=fraction)
+    for options in ({"fraction": {"dense": 0.5}}, {"threshold": "0.1"}):
+        with pytest.raises(TypeError, match="must be None or a number; received"):
+            tfc.remove_neurons(model, **options)
     for threshold in (0, -1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="`threshold` must be above 0 and finite; received"):
             tfc.remove_neurons(model, threshold=threshold)
@@ -277,6 +280,8 @@ def test_errors():
         tfc.remove_neurons(model, 0.5, data=np.ones((2, 4)))
     with pytest.raises(ValueError, match="`data` must hold inputs; received none"):
         tfc.remove_neurons(model, 0.5, importance="activation", data=iter(()))
+    with pytest.raises(ValueError, match=r"`data` must hold inputs .* of shape \(2, 3\)"):
+        tfc.remove_neurons(model, 0.5, importance="activation", data=np.ones((2, 3)))
     with pytest.raises(ValueError, match="`data` must make finite activations"):
         tfc.remove_neurons(model, 0.5, importance="activation", data=np.full((2, 4), np.nan))
     with pytest.raises(ValueError, match="must not be compressed; received"):

@@ -190,7 +190,11 @@ def test_two_copies_of_the_library(run_python, tmp_path):
         assert run_python(code).stdout.strip().endswith("works")
 
 
-def dense_file(path, units=1500):
+# A shell's background job, and what it starts, ignores SIGINT.
+INTERRUPTIBLE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+
+
+def dense_file(path, units=1000):
     keras.utils.set_random_seed(1)
     layers = [keras.layers.Dense(units, "relu") for _ in range(4)]
     model = keras.Sequential([keras.Input((units,)), *layers])
@@ -199,7 +203,7 @@ def dense_file(path, units=1500):
 
 
 def command(*arguments, cwd, limit=None):
-    code = "from tfcompress_ops.cli import main; main()"
+    code = f"{INTERRUPTIBLE}; from tfcompress_ops.cli import main; main()"
     if limit is not None:
         code = (
             f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
@@ -234,6 +238,7 @@ def test_interrupted_command(tmp_path):
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=100)
+        assert process.returncode == 130  # in the report, if the file was written meanwhile
         assert source.read_bytes() == before
         if target.read_bytes() != b"what was here before":
             keras.saving.load_model(target)
@@ -243,8 +248,7 @@ def test_interrupted_command(tmp_path):
 
 def test_interrupted_compress(run_python):
     """KeyboardInterrupt out of `tfc.compress` leaves the model as it was."""
-    process = run_python(
-        """
+    code = """
         import _thread, threading
         import keras, numpy as np, tfcompress_ops as tfc
 
@@ -269,8 +273,8 @@ def test_interrupted_compress(run_python):
         assert np.array_equal(model(x), before)
         tfc.compress(model, tfc.Sparse(0.9), batch_size=None)
         print("as it was")
-        """
-    )
+    """
+    process = run_python(f"{INTERRUPTIBLE}\n{textwrap.dedent(code)}")
     assert process.stdout.strip().endswith("as it was")
 
 

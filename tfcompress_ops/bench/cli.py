@@ -133,7 +133,7 @@ def _add_command(suite: Suite) -> None:
                 "--quick": quick,
             }
             runs = processes.by_threads(suite.name, given, counts)
-            options.show(runs)
+            output.show(runs)
             output.write(runs)
             return
         settings = Settings(threads=counts[0], cache_bytes=machine.last_level_cache_bytes())
@@ -156,12 +156,12 @@ def _add_command(suite: Suite) -> None:
         with options.explained():
             if break_even:
                 cases = sweep(suite.chosen_families(options.names(variant)), quick)
-                run = _draw(suite, cases, settings, peers, page, json_file)
+                run = _draw(suite, cases, settings, peers, page, output)
                 replace(output, json_file=None).write([run])
             else:
                 chosen = suite.cases(options.names(variant), peers, kernel)
                 runs = [_run(suite, chosen, settings)]
-                options.show(runs)
+                output.show(runs)
                 output.write(runs)
 
 
@@ -171,19 +171,20 @@ def _draw(
     settings: Settings,
     peers: bool,
     page: Path,
-    json_file: Path | None,
+    output: options.Output,
 ) -> Results:
     """Measures, prints, draws and writes speed by sparsity."""
     dense = [case for case in suite.cases([], peers) if case.name in _dense(suite)]
     results = with_families(_run(suite, [*cases.values(), *dense], settings), cases)
     found = curves(results)
     for renderable in break_even_tables(results, found):
-        console.out.print(renderable)
+        output.console.print(renderable)
     files.write_text(page, break_even_page.render(results, found))
-    if json_file is not None:
-        files.write_text(json_file, to_json(results, found))
-        console.out.print(f"Wrote {json_file}")
-    console.out.print(f"Open {page}")
+    if output.json_file is not None:
+        output.write_json(to_json(results, found))
+        if output.json_file != options.STDOUT:
+            output.console.print(f"Wrote {output.json_file}")
+    output.console.print(f"Open {page}")
     return results
 
 

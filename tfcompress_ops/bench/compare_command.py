@@ -40,7 +40,10 @@ def compare(
         ),
     ] = False,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write the comparison here.")
+        Path | None,
+        typer.Option(
+            "--json", help="Write the comparison here; - prints it, in place of the tables."
+        ),
     ] = None,
 ) -> None:
     """Compare two results files: what became slower or faster, beyond the spread of the samples.
@@ -53,8 +56,11 @@ def compare(
     before, after = options.read(old), options.read(new)
     with options.explained():
         found = compare_runs(before, after, share, relative)
-    _show(found)
-    if json_file is not None:
+    if json_file == options.STDOUT:
+        console.print_json(found.to_dict())
+    else:
+        _show(found)
+    if json_file not in (None, options.STDOUT):
         files.write_text(json_file, json.dumps(found.to_dict(), indent=1))
         console.out.print(f"Wrote {json_file}")
     if found.regressions:

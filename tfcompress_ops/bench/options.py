@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import rich.console
 import rich.progress
 import typer
 
+from tfcompress_ops import kernels
 from tfcompress_ops.bench import document, report_page
 from tfcompress_ops.bench import results as results_file
 from tfcompress_ops.bench.results import Results
@@ -19,6 +21,7 @@ from tfcompress_ops.bench.tables import tables
 from tfcompress_ops.cli import console, files
 
 ISA_VARIABLE = "TFCOMPRESS_ISA"
+STDOUT = Path("-")
 # oneDNN multiplies for TensorFlow: on a machine of that instruction set it has no more either.
 ONEDNN_VARIABLE = "ONEDNN_MAX_CPU_ISA"
 _ONEDNN_NAMES = {
@@ -51,7 +54,11 @@ Isa = Annotated[
     ),
 ]
 JsonFile = Annotated[
-    Path | None, typer.Option("--json", help="Write everything, raw samples too, here.")
+    Path | None,
+    typer.Option(
+        "--json",
+        help="Write everything, raw samples too, here; - prints it, and the tables to stderr.",
+    ),
 ]
 HtmlFile = Annotated[
     Path | None, typer.Option("--html", help="Draw tables and plots on a page, here.")
@@ -64,7 +71,7 @@ class Output:
     """The files that a command writes.
 
     Attributes:
-        json_file: For everything that was measured, or None.
+        json_file: For everything that was measured, "-" for stdout, or None.
         html: For the page, or None.
         docs: For the document in Markdown, with its plots in a folder beside it, or None.
     """
@@ -72,6 +79,11 @@ class Output:
     json_file: Path | None = None
     html: Path | None = None
     docs: Path | None = None
+
+    @property
+    def console(self) -> rich.console.Console:
+        """Where what people read goes."""
+        return console.err if self.json_file == STDOUT else console.out
 
     def check(self) -> None:
         """Finds out before the measurement whether all can be written after it.
@@ -87,26 +99,33 @@ class Output:
             check_jinja("--docs")
 
     def write(self, runs: Sequence[Results], quietly: bool = False) -> None:
-        """Writes the files and, unless `quietly`, says so."""
+        """Writes the files and, unless `quietly`, says so, or prints what was measured."""
         if self.json_file is not None:
-            files.write_text(self.json_file, results_file.to_json(runs))
+            self.write_json(results_file.to_json(runs), quietly)
         if self.html is not None:
             files.write_text(self.html, report_page.render(runs))
         if self.docs is not None:
             document.write(self.docs, runs)
         for _, path in [] if quietly else self._given():
-            console.out.print(f"Wrote {path}")
+            self.console.print(f"Wrote {path}")
+
+    def write_json(self, text: str, quietly: bool = False) -> None:
+        """Writes to the file of `--json`, or, unless `quietly`, to stdout."""
+        if self.json_file != STDOUT:
+            assert self.json_file is not None  # The caller asked.
+            files.write_text(self.json_file, text)
+        elif not quietly:
+            typer.echo(text)
+
+    def show(self, runs: Sequence[Results]) -> None:
+        """Prints the tables of runs."""
+        for run in runs:
+            for renderable in tables(run):
+                self.console.print(renderable)
 
     def _given(self) -> list[tuple[str, Path]]:
         options = (("--json", self.json_file), ("--html", self.html), ("--docs", self.docs))
-        return [(option, path) for option, path in options if path is not None]
-
-
-def show(runs: Sequence[Results]) -> None:
-    """Prints the tables of runs."""
-    for run in runs:
-        for renderable in tables(run):
-            console.out.print(renderable)
+        return [(option, path) for option, path in options if path not in (None, STDOUT)]
 
 
 @contextlib.contextmanager
@@ -150,6 +169,9 @@ def run_again_with(isa: str | None) -> None:
     """
     if isa is None:
         return
+    known = [variant["tier"] for variant in kernels.int8_variants()]
+    if isa not in known:
+        raise console.CommandError(f"--isa must be one of {', '.join(known)}; got {isa!r}.")
     environment = {**os.environ, ISA_VARIABLE: isa}
     if isa in _ONEDNN_NAMES:
         environment.setdefault(ONEDNN_VARIABLE, _ONEDNN_NAMES[isa])

@@ -184,7 +184,7 @@ def everything(
         console.err.print(f"  took {time.monotonic() - start:.0f} s")
         # What was measured is not lost if a later part fails or is interrupted.
         replace(output, html=None, docs=None).write(runs, quietly=True)
-    options.show(runs)
+    output.show(runs)
     output.write(runs)
 
 
@@ -199,7 +199,7 @@ def report(
     output.check()
     runs = [run for path in results for run in options.read(path)]
     if html is None and docs is None:
-        options.show(runs)
+        output.show(runs)
     output.write(runs)
 
 
@@ -218,7 +218,7 @@ def _run_and_write(
             runs: Sequence[Results] = [run(counts[0])]
         else:
             runs = processes.by_threads(command, given, counts)
-    options.show(runs)
+    output.show(runs)
     output.write(runs)
 
 

@@ -119,7 +119,13 @@ def compress(
             "It is as it was; free space or choose another place.",
         ) from error
     after = output.stat().st_size
-    report = reports.report(original, compressed, data)
+    try:
+        report = reports.report(original, compressed, data)
+    except ValueError as error:
+        raise CommandError(
+            f"{output} is written, but no report can be made: {error}",
+            "Give some by --calibration FILE.npy." if data is None else "",
+        ) from error
     if as_json:
         console.print_json({**report.to_dict(), "file_bytes": {"before": before, "after": after}})
         return
@@ -127,9 +133,11 @@ def compress(
     for change in report.layers:
         if change.note:
             console.out.print(f"{change.path}: {change.note}", markup=False)
+    compared = f"{before / after:.1f} times smaller than"
+    if after >= before:
+        compared = f"{after / before:.1f} times as large as"
     console.out.print(
-        f"Wrote {output}: {after / 1e6:.2f} MB, {before / after:.1f} times smaller than {model} "
-        f"({before / 1e6:.2f} MB).",
+        f"Wrote {output}: {after / 1e6:.2f} MB, {compared} {model} ({before / 1e6:.2f} MB).",
         markup=False,
     )
 
@@ -160,6 +168,10 @@ def _read_inputs(path: Path, model: keras.Model) -> Any:
                 arrays = {name: loaded[name] for name in loaded.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise CommandError(f"{path} is not a .npy or .npz file of numbers.") from error
+    if not structure.is_graph(model):  # Of a subclassed model's inputs a file does not tell.
+        if arrays is None:
+            return loaded
+        return arrays if len(arrays) > 1 else next(iter(arrays.values()))
     data = loaded if arrays is None else _by_input(path, arrays, model)
     leaves = [data] if isinstance(data, np.ndarray) else list(data)
     for leaf, tensor in zip(leaves, model.inputs, strict=True):

@@ -12,6 +12,7 @@ import functools
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
 import warnings
@@ -29,6 +30,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 EXIT_ERROR = 1
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 # A pipe or file has no width of its own: wide enough for the widest table.
 _FILE_WIDTH = 140
@@ -68,12 +70,24 @@ def explained(action: Callable[[], _T]) -> _T:
     """Calls `action`; an error that it explains becomes a line on stderr and exit code 1."""
     try:
         import_tensorflow()
+        _check_tier()
         return action()
     except (CommandError, ImportError) as error:
         if os.environ.get("TFCOMPRESS_TRACEBACK"):
             raise
         _show(error)
         raise typer.Exit(EXIT_ERROR) from error
+
+
+def _check_tier() -> None:
+    """Says what is wrong with TFCOMPRESS_ISA before an op does, in the middle of something."""
+    with contextlib.suppress(ImportError):  # The loader explains that.
+        from tfcompress_ops import _kernels
+
+        try:
+            _kernels.cpu_info()
+        except (RuntimeError, ValueError) as error:
+            raise CommandError(str(error)) from error
 
 
 @functools.cache
@@ -113,6 +127,7 @@ def _show(error: Exception) -> None:
         message, remedy = error.message, error.remedy
     else:
         message, remedy = str(error), ""
+    message = _COLOUR.sub("", message)  # Keras paints some of its errors
     text = f"[bold red]Error:[/] {rich.markup.escape(message)}"
     err.print(f"{text} {rich.markup.escape(remedy)}".rstrip(), soft_wrap=True)
 

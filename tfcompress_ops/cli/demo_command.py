@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import itertools
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -69,6 +70,14 @@ def demo(
         raise CommandError(f"--seeds {seeds} goes with --all.")
     if json_file is not None and not json_file.parent.is_dir():  # that of "-" is "."
         raise CommandError(f"The directory of --json {json_file} does not exist.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise CommandError(
+            f"--out {out} cannot be written to: {error.strerror}.", "Choose another directory."
+        ) from error
     found = environment.collect()
     if found["problem"] is not None:
         raise CommandError(found["problem"])

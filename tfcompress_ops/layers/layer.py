@@ -333,6 +333,17 @@ class CompressedLayer(keras.layers.Layer, abc.ABC):  # type: ignore[misc]
         self._packed_shapes = {name: tuple(shape) for name, shape in shapes.items()}
         self.build(input_shape)
 
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        """Refuses: the weights are packed. `keras.Model.quantize` warns so and goes on.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError(
+            f"Layer {self.name!r} is compressed already, to {self.format}. Quantize the model that "
+            "it was made from, or what tfc.decompress makes of this one."
+        )
+
     @property
     def _packed(self) -> dict[str, Any]:
         """The variables of the packed arrays by name."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
-from tfcompress_ops.compression import check_model
+from tfcompress_ops.compression import check_models
 from tfcompress_ops.layers.layer import CompressedLayer
 from tfcompress_ops.rebuilding import rebuild
 from tfcompress_ops.structure import layer_paths
@@ -47,7 +47,7 @@ def average_weights(
         Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves
         accuracy without increasing inference time", 2022, section 2 and recipe 1.
     """
-    models = list(models)
+    models = check_models(models)
     _check(models)
     if score is None:
         return _mean(models)
@@ -72,10 +72,7 @@ def _mean(models: Sequence[keras.Model]) -> keras.Model:
 
 
 def _check(models: Sequence[keras.Model]) -> None:
-    if not models:
-        raise ValueError("`models` must hold a model; received none.")
     for model in models:
-        check_model(model)
         if any(isinstance(layer, CompressedLayer) for layer in layer_paths(model).values()):
             raise ValueError(
                 f"`models` must not be compressed; received {model.name!r}, which has packed "

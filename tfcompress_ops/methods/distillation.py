@@ -305,7 +305,7 @@ def _check_models(student: keras.Model, teacher: keras.Model) -> None:
     if {id(variable) for variable in student.variables} & set(map(id, teacher.variables)):
         raise ValueError(
             f"`student` must share no variables with `teacher`; received {student.name!r} and "
-            f"{teacher.name!r}, which do. Copy one: keras.models.clone_model, then set_weights."
+            f"{teacher.name!r}, which do. Copy one: copy.deepcopy(model)."
         )
     if not (is_graph(student) and is_graph(teacher)):
         return  # Their outputs are known when they are called.

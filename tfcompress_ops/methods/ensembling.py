@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from tfcompress_ops.compression import check_model
+from tfcompress_ops.compression import check_models
 from tfcompress_ops.latency import layer_latencies_us
 from tfcompress_ops.methods.outputs import alike, check_one_output, output_activation
 from tfcompress_ops.methods.widening import widened
@@ -73,7 +73,7 @@ def ensemble(
         Hansen & Salamon, "Neural network ensembles", 1990, section III (votes).
         Breiman, "Bagging predictors", 1996, section 4.2 (both).
     """
-    models = list(models)
+    models = check_models(models)
     if combine not in _COMBINATIONS:
         raise ValueError(f'`combine` must be "mean" or "vote"; received {combine!r}.')
     _check(models)
@@ -168,10 +168,7 @@ def _shares(models: list[keras.Model], weights: Sequence[float] | None) -> list[
 
 
 def _check(models: list[keras.Model]) -> None:
-    if not models:
-        raise ValueError("`models` must hold a model; received none.")
     for model in models:
-        check_model(model)
         if not is_graph(model):
             raise ValueError(
                 f"`models` must be Sequential or Functional; received {model.name!r} "

@@ -1,5 +1,6 @@
 """Removing whole units and channels: smaller layers in place of zeros."""
 
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy.typing as npt
 from keras.layers import Layer
 from keras.src.ops import numpy as numpy_operations
 
-from tfcompress_ops.compression import batches, check_model, watching
+from tfcompress_ops.compression import batches, check_model, run_batch, watching
 from tfcompress_ops.layers.layer import CompressedLayer
 from tfcompress_ops.rebuilding import copy_layer, copy_variables, rebuild, tied_layers
 from tfcompress_ops.structure import is_container, is_graph, layer_paths, own_variables
@@ -111,7 +112,7 @@ def remove_neurons(
         A new model of the same layers, some of them with fewer units.
 
     Raises:
-        TypeError: If `model` is not a Keras model.
+        TypeError: If `model` is not a Keras model, or `fraction` or `threshold` is not a number.
         ValueError: If the model is subclassed, not built or compressed, if no layer has units that
             can be removed, if a threshold leaves a layer without units, if `data` is empty or makes
             activations that are not finite, or if options are missing, out of range or exclude
@@ -364,7 +365,7 @@ class _Graph:
 
         with watching({layer: reading(layer) for layer in readers}):
             for batch in batches(data, _BATCH):
-                self._model(batch, training=False)
+                run_batch(self._model, batch, "data")
         if not all(counts.values()):
             raise ValueError("`data` must hold inputs; received none.")
         if not all(np.isfinite(total).all() for total in totals.values()):
@@ -511,6 +512,9 @@ def _check(
             f"`fraction` or `threshold` must be given; received fraction={fraction} and "
             f"threshold={threshold}. Give one of them."
         )
+    for name, value in (("fraction", fraction), ("threshold", threshold)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
+            raise TypeError(f"`{name}` must be None or a number; received {value!r}.")
     if fraction is not None and not 0 < fraction < 1:
         raise ValueError(f"`fraction` must be above 0 and below 1; received {fraction}.")
     if threshold is not None and not 0 < threshold < float("inf"):
