@@ -14,12 +14,12 @@ from tfcompress_ops.demo.method_results import ALONE, PIPELINE, Labels, Measured
 # What Keras does with NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
 
-TINY = methods.Sizes(64, 64, 16, 16, 2, 2, 1, 1, 3)
+TINY = methods.Sizes(64, 64, 16, 16, 2, 3, 2, 1, 1, 3)
 STEPS = [Labels.TEACHER, Labels.DISTILLED, Labels.REMOVED, Labels.PRUNED, Labels.INT8]
 METHODS = [
-    *(Labels.SPARSE_FLOAT, Labels.SPARSE_INT8),
+    *(Labels.TRAINED_ON, Labels.SPARSE_FLOAT, Labels.SPARSE_INT8),
     *(Labels.ROUNDED, Labels.TUNED_INT8, Labels.TUNED_SIGNS),
-    *(Labels.STUDENT_ALONE, Labels.STUDENT, Labels.HALF_REMOVED),
+    *(Labels.STUDENT_ALONE, Labels.STUDENT, Labels.FEW_ALONE, Labels.FEW, Labels.HALF_REMOVED),
     *(Labels.BEST_MEMBER, Labels.ENSEMBLE, Labels.BEST_TUNED, Labels.SOUP),
 ]
 
@@ -68,6 +68,9 @@ def test_steps_are_what_they_say(made):
     ]
     assert (kernels[0] == 0).mean() == pytest.approx(0.875, abs=0.02)
     assert (kernels[1] != 0).all()
+    dense = models[Labels.TRAINED_ON].get_layer("strokes")
+    assert dense.units == 64
+    assert (dense.kernel.numpy() != 0).all()
     for label in (Labels.INT8, Labels.SPARSE_INT8):
         formats = [layer.format for layer in models[label].layers]
         sparse = tfc.Sparse(sparsity=0.875, pattern="balanced", values="int8")
@@ -92,6 +95,10 @@ def seed(shift):
         measured(Labels.TEACHER, 0.97 + shift, 1000, (100, 400), PIPELINE),
         measured(Labels.STUDENT_ALONE, 0.95, 500, (50, 200)),
         measured(Labels.STUDENT, 0.96, 500, (50, 200)),
+        measured(Labels.FEW_ALONE, 0.90, 500, (50, 200)),
+        measured(Labels.FEW, 0.92 + shift, 500, (50, 200)),
+        measured(Labels.TRAINED_ON, 0.975, 1000, (100, 400)),
+        measured(Labels.SPARSE_INT8, 0.97, 50, (10, 20)),
         measured(Labels.BEST_MEMBER, 0.94, 250, (10, 40)),
         measured(Labels.ENSEMBLE, 0.96, 1250, (20, 100)),
         measured(Labels.BEST_TUNED, 0.95, 250, (10, 40)),
@@ -121,9 +128,23 @@ def test_means_and_spreads():
     assert sentences[0].startswith(
         f"One after the other: 20{times} smaller, 10{times} faster at ba"
     )
-    assert "+1.0 points against the same one without" in sentences[1]
-    assert f"2.5{times} at batch 1 and 2.0{times} at batch 128" in sentences[2]
-    assert "+0.5 points against the best" in sentences[3]
+    assert sentences[1].startswith("Pruned: \N{MINUS SIGN}0.5 ± 0.0 points against the same tr")
+    assert "+1.0 ± 0.0 points against the same one without" in sentences[2]
+    assert sentences[2].endswith("of a tenth of the digits: +3.0 ± 1.4.")
+    assert "+2.0 ± 0.0 points against its best member" in sentences[3]
+    assert f"2.5{times} at batch 1 and 2.0{times} at batch 128" in sentences[3]
+    assert "+0.5 ± 0.0 points against the best" in sentences[4]
+
+
+def test_digits_that_are_held_out():
+    data = digits.load(3)
+    split = digits.held_out(data, 400)
+    assert [len(split.train_labels), len(split.test_labels)] == [3600, 400]
+    for part in ("images", "labels"):
+        train, chosen_by = getattr(split, f"train_{part}"), getattr(split, f"test_{part}")
+        np.testing.assert_array_equal(
+            np.concatenate([chosen_by, train]), getattr(data, f"train_{part}")
+        )
 
 
 def test_the_table_is_printed(made, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,8 +49,26 @@ def load(seed: int) -> Digits:
     )
 
 
+def held_out(digits: Digits, count: int) -> Digits:
+    """Splits the training digits, so that networks can be compared without a look at the test's.
+
+    Args:
+        digits: the digits, whose order is random.
+        count: how many of the training digits are not learnt from.
+
+    Returns:
+        The others to train on, and these as test digits.
+    """
+    return Digits(
+        train_images=digits.train_images[count:],
+        train_labels=digits.train_labels[count:],
+        test_images=digits.train_images[:count],
+        test_labels=digits.train_labels[:count],
+    )
+
+
 def shifted(
-    digits: Digits, passes: int, seed: int
+    digits: Digits, passes: int, seed: int | Sequence[int]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Gives the training digits several times over, shuffled, each moved by up to two pixels.
 
@@ -63,7 +82,7 @@ def shifted(
     Args:
         digits: the digits.
         passes: how often each is given.
-        seed: of the order and the shifts.
+        seed: of the order and the shifts: a number, or several that are one together.
 
     Returns:
         float32 images `[passes * train, 784]` and their labels.

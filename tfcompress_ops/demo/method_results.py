@@ -18,6 +18,7 @@ class Labels:
     REMOVED = "half its neurons removed"
     PRUNED = "87.5 % of weights pruned, balanced"
     INT8 = "packed, sparse int8"
+    TRAINED_ON = "pruned: nothing, trained on as long"
     SPARSE_FLOAT = "pruned: balanced 87.5 %, float32"
     SPARSE_INT8 = "pruned: balanced 87.5 %, int8"
     ROUNDED = "quantised: int8"
@@ -26,6 +27,8 @@ class Labels:
     HALF_REMOVED = "neurons: half of both layers removed"
     STUDENT_ALONE = "distilled: a small student without a teacher"
     STUDENT = "distilled: the same with the teacher"
+    FEW_ALONE = "distilled: a tenth of the digits, no teacher"
+    FEW = "distilled: a tenth of the digits, the teacher"
     BEST_MEMBER = "ensemble: its best member"
     ENSEMBLE = "ensemble: all five"
     BEST_TUNED = "soup: the best of three"
@@ -125,6 +128,11 @@ class MethodResults:
     def row(self, label: str) -> MethodRow:
         """Returns the row called `label`."""
         return next(row for row in self.rows if row.label == label)
+
+    def points_against(self, label: str, other: str) -> Spread:
+        """Returns how many percentage points a row is above another, seed by seed."""
+        pairs = zip(self.row(label).points.values, self.row(other).points.values, strict=True)
+        return Spread.of([one - another for one, another in pairs])
 
     def group(self, name: str) -> list[MethodRow]:
         """Returns the rows of a group."""

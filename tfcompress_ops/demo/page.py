@@ -135,22 +135,26 @@ def spread(values: Spread, text: Callable[[float], str]) -> str:
 def method_sentences(found: MethodResults) -> list[str]:
     """Returns what the rows of the methods come to, in words."""
     last = found.group(PIPELINE)[-1]
-    student, alone = found.row(Labels.STUDENT), found.row(Labels.STUDENT_ALONE)
-    ensemble, best = found.row(Labels.ENSEMBLE), found.row(Labels.BEST_MEMBER)
-    soup, tuned = found.row(Labels.SOUP), found.row(Labels.BEST_TUNED)
     batches = [str(batch) for batch in found.batch_sizes]
     faster = _listed([f"{ratio(last.faster[b].mean)} faster at batch {b}" for b in batches])
     in_graph = _listed([ratio(_in_graph(found, last, b)) for b in batches])
     calls = _listed([f"{ratio(found.calls_of_members[b].mean)} at batch {b}" for b in batches])
+
+    def against(label: str, other: str) -> str:
+        return spread(found.points_against(label, other), points)
+
     return [
         f"One after the other: {ratio(last.smaller.mean)} smaller, {faster} ({in_graph} in graph), "
         f"accuracy {points(last.points.mean)} percentage points.",
-        f"A small student with a teacher: {points(student.points.mean - alone.points.mean)} points "
-        "against the same one without.",
-        f"The ensemble: {points(ensemble.points.mean - best.points.mean)} points against its best "
+        f"Pruned: {against(Labels.SPARSE_INT8, Labels.TRAINED_ON)} points against the same "
+        "training without zeros.",
+        f"A small student with a teacher: {against(Labels.STUDENT, Labels.STUDENT_ALONE)} points "
+        "against the same one without; of a tenth of the digits: "
+        f"{against(Labels.FEW, Labels.FEW_ALONE)}.",
+        f"The ensemble: {against(Labels.ENSEMBLE, Labels.BEST_MEMBER)} points against its best "
         f"member, and one call is faster than {found.members} calls of members: {calls}.",
-        f"The mean of weights: {points(soup.points.mean - tuned.points.mean)} points against the "
-        "best of what it is the mean of.",
+        f"The mean of weights: {against(Labels.SOUP, Labels.BEST_TUNED)} points against the best "
+        "of what it is the mean of.",
     ]
 
 
