@@ -37,6 +37,20 @@ using Words4 = Words<4>;
 
 // ---- Where a thread is ---------------------------------------------------------------------------------------------------------------
 TFCOMPRESS_DEVICE int ThreadIndex() { return static_cast<int>(threadIdx.x); }
+// Known not to be negative: divided by powers of two it is shifted, and no more. For GEMVs: what is so cheap ptxas works out anew in the loops of
+// GEMMs, a fifth more instructions there, where it otherwise stays in registers.
+TFCOMPRESS_DEVICE int NonNegativeThreadIndex() {
+  const int thread = ThreadIndex();
+  __builtin_assume(thread >= 0 && thread < 1024);
+  return thread;
+}
+// The same, read once more: what follows from it need not stay in registers until then.
+TFCOMPRESS_DEVICE int ThreadIndexAgain() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  __builtin_assume(thread >= 0 && thread < 1024);
+  return thread;
+}
 TFCOMPRESS_DEVICE int64_t BlockIndex() { return static_cast<int64_t>(blockIdx.x); }
 TFCOMPRESS_DEVICE int64_t NumBlocks() { return static_cast<int64_t>(gridDim.x); }
 

@@ -58,18 +58,21 @@ constexpr int kPanelGemvWarps = kPanelGemvThreads / 32;
 // Words4 of a batch: 256 threads x 4 x 16 bytes are 16 KiB of weights under way in a block; eight rows' sums leave registers for two.
 TFCOMPRESS_INLINE constexpr int GemvUnroll(int rows) { return rows == 8 ? 2 : 4; }
 
-// Shared memory: x | sums of each warp [kWarps][kRows][columns] | per warp and row, kNumbers numbers | RowScale [kRows]
-template <int kRows, int kNumbers = 1>
+// Shared memory: x | sums of each warp [kWarps][kRows][columns] | numbers [kNumbers][kWarps][kRows] | RowScale [kRows]
+template <int kRows>
 struct GemvShared {
+  // Of a warp and row. Whoever needs two has a place for each: the second one is stored while other warps still read the first.
+  static constexpr int kNumbers = 2;
   TFCOMPRESS_DEVICE GemvShared(int x_bytes, int columns) {
     x = SharedMemory();
     sums = x + RoundUpTo(x_bytes, 16);
-    of_warps = reinterpret_cast<uint32_t*>(sums + kPanelGemvWarps * kRows * columns * 4);
-    row_scales = reinterpret_cast<RowScale*>(of_warps + kNumbers * kPanelGemvWarps * kRows);
+    numbers = reinterpret_cast<uint32_t*>(sums + kPanelGemvWarps * kRows * columns * 4);
+    row_scales = reinterpret_cast<RowScale*>(numbers + kNumbers * kPanelGemvWarps * kRows);
   }
+  TFCOMPRESS_DEVICE uint32_t* Number(int number, int warp, int row) const { return numbers + (number * kPanelGemvWarps + warp) * kRows + row; }
   char* x;
   char* sums;
-  uint32_t* of_warps;
+  uint32_t* numbers;
   RowScale* row_scales;
 };
 
@@ -77,58 +80,91 @@ struct GemvShared {
 struct GemvThread {
   TFCOMPRESS_DEVICE GemvThread(const PanelProblem& p, int columns)
       : across(columns / 4),
-        word(ThreadIndex() / across),
-        words(kPanelGemvThreads / across),
-        column(BlockIndex() * columns + 4 * (ThreadIndex() % across)),
+        across_bits(PopCount(static_cast<uint32_t>(across - 1))),
+        word(NonNegativeThreadIndex() >> across_bits),
+        words(kPanelGemvThreads >> across_bits),
+        column(BlockIndex() * columns + 4 * (NonNegativeThreadIndex() & (across - 1))),
         weights(WeightColumnsAt(p, column)),
         step_bytes(static_cast<int>(weights.step_bytes)) {}
-  int across;  // threads that share a word's place in K
+  int across, across_bits;  // threads that share a word's place in K: 4, 8 or 16 (a division would take as long as a few words)
   int word, words;
   int64_t column;
   WeightColumns weights;
   int step_bytes;  // at most 256; the words of four outputs take at most 16 MiB: offsets are ints
 };
 
-// Words are counted in parts, kParts of them in a word: threads that share a word load it together.
-template <int kParts, int kUnroll>
-TFCOMPRESS_DEVICE void LoadWeights(const GemvThread& t, int part, int end, Words4 (&raw)[kUnroll]) {
+// Words are counted in parts, kParts of them in a word: threads that share a word load it together. A thread whose outputs do not exist has none.
+template <int kParts>
+TFCOMPRESS_DEVICE const uint8_t* WordOfPart(const GemvThread& t, int part) {
+  return t.weights.first + static_cast<int>(static_cast<uint32_t>(part) / kParts) * t.step_bytes;
+}
+// Between this thread's words: t.words is a multiple of kParts.
+template <int kParts>
+TFCOMPRESS_DEVICE int WordStride(const GemvThread& t) {
+  return static_cast<int>(static_cast<uint32_t>(t.words) / kParts) * t.step_bytes;
+}
+
+template <int kUnroll>
+TFCOMPRESS_DEVICE void LoadBatch(const GemvThread& t, const uint8_t* from, int stride, int part, int end, Words4 (&raw)[kUnroll]) {
+  const int mine = t.weights.exists ? end : 0;
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {
-    const int w = part + u * t.words;
     raw[u] = {{0, 0, 0, 0}};
-    if (t.weights.exists && w < end) raw[u] = LoadStreaming(t.weights.first + w / kParts * t.step_bytes);
+    if (part + u * t.words < mine) raw[u] = LoadStreaming(from + u * stride);
   }
 }
 
+template <int kParts, int kUnroll>
+TFCOMPRESS_DEVICE void LoadWeights(const GemvThread& t, int part, int end, Words4 (&raw)[kUnroll]) {
+  LoadBatch(t, WordOfPart<kParts>(t, part), WordStride<kParts>(t), part, end, raw);
+}
+
 // Calls multiply(part, words of four outputs) for this thread's parts out of [first, end), whose first batch is `raw` already; `part` counts from
-// `first`.
+// `first`. The address goes from batch to batch: worked out anew it took a third of the instructions.
 template <int kParts, int kUnroll, typename Multiply>
 TFCOMPRESS_DEVICE void ForEachWord(const GemvThread& t, int first, int end, Words4 (&raw)[kUnroll], const Multiply& multiply) {
-  for (int part = first + t.word; part < end; part += kUnroll * t.words) {
+  const int stride = WordStride<kParts>(t);
+  const uint8_t* from = WordOfPart<kParts>(t, first + t.word);
+  for (int part = first + t.word; part < end;) {
+    const int next_part = part + kUnroll * t.words;
     Words4 next[kUnroll];
-    LoadWeights<kParts>(t, part + kUnroll * t.words, end, next);
+    from += kUnroll * stride;
+    if (next_part < end) LoadBatch(t, from, stride, next_part, end, next);
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const int w = part + u * t.words;
       if (w < end) multiply(w - first, raw[u]);
     }
+    part = next_part;
+    if (part >= end) return;
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) raw[u] = next[u];
   }
 }
 
+// Which row and outputs a thread finishes. Behind the loop, in which eight rows' sums leave no registers for them.
+struct GemvOutputs {
+  TFCOMPRESS_DEVICE explicit GemvOutputs(int columns) : thread(ThreadIndexAgain()), across(columns / 4) {
+    bits = PopCount(static_cast<uint32_t>(across - 1));
+    row = thread >> bits;
+    column = 4 * (thread & (across - 1));
+  }
+  int thread, across, bits;
+  int row, column;  // the column, of the block's
+};
+
 // Adds up what the threads of a block have summed for the same outputs: in the warp by shuffles, then through shared memory.
 template <int kRows, typename T>
-TFCOMPRESS_DEVICE void DepositSums(const GemvThread& t, int columns, T (&sums)[kRows][4], char* shared) {
-  for (int lanes = t.across; lanes < 32; lanes *= 2) {
+TFCOMPRESS_DEVICE void DepositSums(const GemvOutputs& outputs, int columns, T (&sums)[kRows][4], char* shared) {
+  for (int lanes = outputs.across; lanes < 32; lanes *= 2) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
 #pragma unroll
       for (int c = 0; c < 4; ++c) sums[r][c] += ShuffleXor(sums[r][c], lanes);
     }
   }
-  const int lane = ThreadIndex() % 32, warp = ThreadIndex() / 32;
-  if (lane >= t.across) return;
+  const int lane = outputs.thread % 32, warp = outputs.thread / 32;
+  if (lane >= outputs.across) return;
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
     const auto word = [&](int c) { return BitCast<uint32_t>(sums[r][c]); };
@@ -148,60 +184,67 @@ TFCOMPRESS_DEVICE void CollectSums(int row, int column, int columns, const char*
   }
 }
 
-// Quantises all rows into shared memory, four activations at a time, `count` times: load(row, i, v) brings them, store(i, row, words) puts the bytes of
-// kPacked rows away. Leaves shared.row_scales, for all to see behind a barrier.
-template <int kRows, int kPacked, typename Load, typename Store>
+// Quantises all rows into shared memory, 4 * kWords activations at a time, `count` times: load(row, i, v) brings them, store(i, r, words) puts the bytes
+// of rows r ... r + kPacked - 1 away. Ends with a barrier for those bytes; shared.row_scales are there for all behind the next one.
+template <int kRows, int kPacked, int kWords, typename Load, typename Store>
 TFCOMPRESS_DEVICE void QuantizeIntoShared(const PanelProblem& p, const float* x_scale, int count, const GemvShared<kRows>& shared, const Load& load,
                                           const Store& store) {
-  const int thread = ThreadIndex(), warp = thread / 32;
+  const int thread = NonNegativeThreadIndex(), warp = thread / 32, m = static_cast<int>(p.m);
+  // The first batch of weights is under way, in registers: for several rows' activations of several turns there are none.
+  [[maybe_unused]] constexpr int kTurns = kRows * kWords <= 4 ? 4 : 1;
+  CudaRow<int> rows[kRows];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) rows[r] = RowOf<int>(p.x, r);
   uint32_t most[kRows] = {};
+#pragma unroll kTurns
   for (int i = thread; i < count; i += kPanelGemvThreads) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      float v[4];
-      if (r < p.m) {
-        load(r, i, v);
-        most[r] = MostMagnitude(v, most[r]);
-      }
+      if (r >= m) break;
+      float v[kWords][4];
+      load(rows[r], i, v);
+#pragma unroll
+      for (int w = 0; w < kWords; ++w) most[r] = MostMagnitude(v[w], most[r]);
     }
   }
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
     most[r] = WarpMost(most[r]);
-    if (thread % 32 == 0) shared.of_warps[warp * kRows + r] = most[r];
+    if (thread % 32 == 0) *shared.Number(0, warp, r) = most[r];
   }
   SyncThreads();
   Scaling scaling[kRows];
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    for (int w = 0; w < kPanelGemvWarps; ++w) most[r] = shared.of_warps[w * kRows + r] > most[r] ? shared.of_warps[w * kRows + r] : most[r];
+    for (int w = 0; w < kPanelGemvWarps; ++w) most[r] = *shared.Number(0, w, r) > most[r] ? *shared.Number(0, w, r) : most[r];
     scaling[r] = ScalingOf(most[r], x_scale);
+    if (thread == 0) shared.row_scales[r].scale = scaling[r].scale;
   }
   uint32_t sum[kRows] = {};
+#pragma unroll kTurns
   for (int i = thread; i < count; i += kPanelGemvThreads) {
 #pragma unroll
     for (int r0 = 0; r0 < kRows; r0 += kPacked) {
-      Words<kPacked> packed;
+      Words<kPacked * kWords> packed;
 #pragma unroll
       for (int r = r0; r < r0 + kPacked; ++r) {
-        float v[4] = {};
-        if (r < p.m) load(r, i, v);
-        packed.v[r - r0] = QuantizeFour(v, scaling[r], &sum[r]);
+        float v[kWords][4] = {};
+        if (r < m) load(rows[r], i, v);
+#pragma unroll
+        for (int w = 0; w < kWords; ++w) packed.v[(r - r0) * kWords + w] = QuantizeFour(v[w], scaling[r], &sum[r]);
       }
       store(i, r0, packed);
     }
   }
-  SyncThreads();  // everybody has read the magnitudes
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
     sum[r] = WarpSum(sum[r]);
-    if (thread % 32 == 0) shared.of_warps[warp * kRows + r] = sum[r];
-    if (thread == 0) shared.row_scales[r].scale = scaling[r].scale;
+    if (thread % 32 == 0) *shared.Number(1, warp, r) = sum[r];
   }
   SyncThreads();
   if (thread < kRows) {
     uint32_t total = 0;
-    for (int w = 0; w < kPanelGemvWarps; ++w) total += shared.of_warps[w * kRows + thread];
+    for (int w = 0; w < kPanelGemvWarps; ++w) total += *shared.Number(1, w, thread);
     const float scale = shared.row_scales[thread].scale;
     shared.row_scales[thread] = MakeRowScale({scale, 0.0f, false}, total);
     if (BlockIndex() == 0 && p.row_scale_copy != nullptr && thread < p.m) p.row_scale_copy[thread] = scale;
@@ -221,7 +264,7 @@ TFCOMPRESS_DEVICE void FloatGemv(const PanelProblem& p, int columns, int chunk) 
   const GemvShared<kRows> shared(chunk * kRows * kDepth * 4, columns);
   const GemvThread t(p, columns);
   Words4* const x = reinterpret_cast<Words4*>(shared.x);  // [kRows][kQuads][chunk]: consecutive parts, no bank conflicts
-  const int thread = ThreadIndex(), warp = thread / 32;
+  const int thread = NonNegativeThreadIndex(), warp = thread / 32;
   float sums[kRows][4] = {};
   float row_sums[kRows] = {};
   const int parts = static_cast<int>(p.words) * kParts;
@@ -267,16 +310,17 @@ TFCOMPRESS_DEVICE void FloatGemv(const PanelProblem& p, int columns, int chunk) 
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       for (int lanes = 16; lanes > 0; lanes /= 2) row_sums[r] += ShuffleXor(row_sums[r], lanes);
-      if (thread % 32 == 0) shared.of_warps[warp * kRows + r] = BitCast<uint32_t>(row_sums[r]);
+      if (thread % 32 == 0) *shared.Number(0, warp, r) = BitCast<uint32_t>(row_sums[r]);
     }
   }
-  DepositSums<kRows>(t, columns, sums, shared.sums);
+  const GemvOutputs outputs(columns);
+  DepositSums<kRows>(outputs, columns, sums, shared.sums);
   SyncThreads();
-  const int row = thread / t.across, column = 4 * (thread % t.across);
+  const int row = outputs.row, column = outputs.column;
   if (row >= p.m || BlockIndex() * columns + column >= p.n) return;
   float total[4], row_sum = 0.0f;
   CollectSums<kRows>(row, column, columns, shared.sums, total);
-  for (int w = 0; p.epilogue.mean != nullptr && w < kPanelGemvWarps; ++w) row_sum += BitCast<float>(shared.of_warps[w * kRows + row]);
+  for (int w = 0; p.epilogue.mean != nullptr && w < kPanelGemvWarps; ++w) row_sum += BitCast<float>(*shared.Number(0, w, row));
   FinishFour(p.epilogue, row, BlockIndex() * columns + column, total, 1.0f, row_sum);
 }
 

@@ -24,12 +24,27 @@ inline CudaRows MakeCudaRows(const void* x, ElementType type, int64_t m, int64_t
   return {x, type, m, k, stride, RowsAligned(x, type, stride)};
 }
 
-// x[row, first + i], i < 4, as float; 0 beyond k. first is a multiple of 4.
-TFCOMPRESS_DEVICE void LoadFour(const CudaRows& rows, int64_t row, int64_t first, float (&v)[4]) {
-  const bool whole = rows.aligned && first + 4 <= rows.k;
-  const int64_t at = row * rows.stride + first;
-  if (rows.type == ElementType::kFloat32) {
-    const float* x = static_cast<const float*>(rows.x) + at;
+// A row, its address worked out once. Index: int where k is known to fit, which spares loops 64-bit arithmetic.
+template <typename Index>
+struct CudaRow {
+  const void* x;  // of its first activation
+  ElementType type;
+  Index k, whole;  // from multiples of four below `whole` on, four elements are one load
+};
+
+template <typename Index>
+TFCOMPRESS_DEVICE CudaRow<Index> RowOf(const CudaRows& rows, int64_t row) {
+  const int64_t bytes = row * rows.stride * (rows.type == ElementType::kFloat32 ? 4 : 2);
+  const Index k = static_cast<Index>(rows.k);
+  return {static_cast<const char*>(rows.x) + bytes, rows.type, k, rows.aligned ? k / 4 * 4 : 0};
+}
+
+// x[first + i], i < 4, as float; 0 beyond k. first is a multiple of 4.
+template <typename Index>
+TFCOMPRESS_DEVICE void LoadFour(const CudaRow<Index>& row, Index first, float (&v)[4]) {
+  const bool whole = first < row.whole;
+  if (row.type == ElementType::kFloat32) {
+    const float* x = static_cast<const float*>(row.x) + first;
     if (whole) {
       const Words4 w = LoadWordsReadOnly<4>(x);
 #pragma unroll
@@ -37,10 +52,10 @@ TFCOMPRESS_DEVICE void LoadFour(const CudaRows& rows, int64_t row, int64_t first
       return;
     }
 #pragma unroll
-    for (int i = 0; i < 4; ++i) v[i] = first + i < rows.k ? LoadReadOnly(x + i) : 0.0f;
+    for (int i = 0; i < 4; ++i) v[i] = first + i < row.k ? LoadReadOnly(x + i) : 0.0f;
     return;
   }
-  const uint16_t* x = static_cast<const uint16_t*>(rows.x) + at;
+  const uint16_t* x = static_cast<const uint16_t*>(row.x) + first;
   uint16_t h[4];
   if (whole) {
     const Words<2> w = LoadWordsReadOnly<2>(x);
@@ -48,11 +63,13 @@ TFCOMPRESS_DEVICE void LoadFour(const CudaRows& rows, int64_t row, int64_t first
     for (int i = 0; i < 4; ++i) h[i] = static_cast<uint16_t>(w.v[i / 2] >> (16 * (i % 2)));
   } else {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) h[i] = first + i < rows.k ? LoadReadOnly(x + i) : uint16_t{0};
+    for (int i = 0; i < 4; ++i) h[i] = first + i < row.k ? LoadReadOnly(x + i) : uint16_t{0};
   }
 #pragma unroll
-  for (int i = 0; i < 4; ++i) v[i] = rows.type == ElementType::kBFloat16 ? FromBFloat16(h[i]) : FromFloat16(h[i]);
+  for (int i = 0; i < 4; ++i) v[i] = row.type == ElementType::kBFloat16 ? FromBFloat16(h[i]) : FromFloat16(h[i]);
 }
+
+TFCOMPRESS_DEVICE void LoadFour(const CudaRows& rows, int64_t row, int64_t first, float (&v)[4]) { LoadFour(RowOf<int64_t>(rows, row), first, v); }
 
 // x[row, k] as float; 0 beyond k.
 TFCOMPRESS_DEVICE float LoadOne(const CudaRows& rows, int64_t row, int64_t k) {
@@ -109,7 +126,8 @@ TFCOMPRESS_DEVICE Scaling ScalingOf(uint32_t most, const float* x_scale) {
 // Four quantised values as the bytes of a word; their sum is added to *sum.
 TFCOMPRESS_DEVICE uint32_t QuantizeFour(const float (&v)[4], const Scaling& scaling, uint32_t* sum) {
   constexpr uint32_t kLargest = 0x42fe0000;  // the bits of 127.0f
-  uint32_t word = 0;
+  static_assert((kRoundMagicBits & 0xff) == 0, "the lowest byte of what is rounded is the value's");
+  uint32_t rounded[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     float scaled = v[i] * scaling.inverse_scale;
@@ -118,10 +136,10 @@ TFCOMPRESS_DEVICE uint32_t QuantizeFour(const float (&v)[4], const Scaling& scal
       const uint32_t magnitude = bits & 0x7fffffffu;
       scaled = BitCast<float>((magnitude < kLargest ? magnitude : kLargest) | (bits & 0x80000000u));
     }
-    const uint32_t value = BitCast<uint32_t>(scaled + kRoundMagic) - static_cast<uint32_t>(kRoundMagicBits);
-    *sum += value;
-    word |= (value & 0xffu) << (8 * i);
+    rounded[i] = BitCast<uint32_t>(scaled + kRoundMagic);
   }
+  const uint32_t word = BytePermute(BytePermute(rounded[0], rounded[1], 0x0040u), BytePermute(rounded[2], rounded[3], 0x0040u), 0x5410u);
+  *sum = static_cast<uint32_t>(Dot4Signed(word, 0x01010101u, static_cast<int32_t>(*sum)));
   return word;
 }
 

@@ -380,7 +380,12 @@ void TestPlans() {
     args.k = args.n = 4096;
     args.activations = Activations::kBinary;
     args.levels = Levels::kBinary;
-    EXPECT(UsesGemv(args, device) && PlanGemv(args, device).blocks >= kGemvBlocksPerMultiprocessor * device.multiprocessors - 60, "batch 1");
+    const GemvPlan signs_plan = PlanGemv(args, device);
+    EXPECT(UsesGemv(args, device) && 10 * signs_plan.blocks >= 9 * device.multiprocessors, "batch 1: every multiprocessor streams");
+    EXPECT(signs_plan.columns == 64 || 5 * signs_plan.blocks < 9 * device.multiprocessors, "no more blocks than that: each takes the signs of x");
+    args.activations = Activations::kFloat;
+    EXPECT(PlanGemv(args, device).columns <= signs_plan.columns, "floats are not prepared, and shared out more evenly");
+    args.activations = Activations::kBinary;
     uint32_t signs = 0;
     args.y_signs = &signs;
     EXPECT(PlanGemv(args, device).columns % kGemvSignsColumns == 0, "blocks own whole words of signs");

@@ -317,6 +317,8 @@ inline void CheckAligned(const void* p, size_t bytes, const char* what) {
 
 // ---- What base/cuda_intrinsics.cuh declares --------------------------------------------------------------------------------------------
 inline int ThreadIndex() { return emulation::runtime.current; }
+inline int NonNegativeThreadIndex() { return ThreadIndex(); }
+inline int ThreadIndexAgain() { return ThreadIndex(); }
 inline int64_t BlockIndex() { return emulation::runtime.block; }
 inline int64_t NumBlocks() { return emulation::runtime.blocks; }
 inline char* SharedMemory() { return emulation::runtime.shared; }

@@ -36,6 +36,7 @@ SOURCES = (
 ARCHS = tuple(os.environ.get("TFCOMPRESS_TEST_CUDA_ARCHS", "80").split())
 # Instructions that multiply on tensor cores, or bring what is multiplied.
 FEEDING = ("IMMA", "BMMA", "LDS", "LDSM", "LDGSTS", "LDG", "STS")
+WEIGHTS = r"LDG\..*NA\.128"  # streamed past L1, which x is loaded through
 REGISTERS = 65_536  # of a multiprocessor, on every architecture
 
 nvcc = shutil.which("nvcc")
@@ -266,12 +267,12 @@ def test_binary_gemv_counts_bits_or_multiplies_bytes(
     assert (len(signs), len(levels)) == (4, 8)
     for name, code in signs.items():
         rows = int(re.findall(r"KernelILi(\d)E", name)[0])
-        loop = innermost_loop(code, r"LDG\..*128")
+        loop = innermost_loop(code, WEIGHTS)
         assert loop.count("POPC") == 4 * rows * (2 if rows == 8 else 4), (name, Counter(loop))
     for name, code in levels.items():
         rows = int(re.findall(r"ELi(\d)E", name)[0])
         fields = 8 if "LevelsE0E" in name else 4
-        loop = innermost_loop(code, r"LDG\..*128")
+        loop = innermost_loop(code, WEIGHTS)
         products = sum(op.startswith("IDP.4A") for op in loop)
         assert products == 4 * rows * fields * (2 if rows == 8 else 4), (name, products)
 

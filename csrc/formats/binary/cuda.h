@@ -45,9 +45,13 @@ inline constexpr int kGemvRows = 8;  // 8 x 4 sums a thread, beside 16 registers
 inline constexpr int kGemvThreads = 256;
 inline constexpr int kGemvColumns[] = {64, 32, 16};  // 256, 128 or 64 consecutive bytes of every k: whole sectors, wider where blocks abound
 inline constexpr int kGemvSignsColumns = 32;         // at least, where y is packed signs: a block writes whole words
-inline constexpr int kGemvBlocksPerMultiprocessor = 2;  // fewer do not keep enough loads under way to saturate DRAM
-// Bytes of x that a block holds in shared memory: beside the sums it leaves three blocks room on every architecture but 7.5 (two). Signs and bytes
-// of all of K must fit, floats come in chunks.
+inline constexpr int kGemvBlocksPerMultiprocessor = 2;  // registers leave room for so many
+// Blocks for ten multiprocessors from which on wider ones are not cut, by Activations. A block makes signs or bytes of x for itself, which takes as long
+// as the words of 16 to 64 outputs, and its first loads, 16 KiB, are under way meanwhile: what a multiprocessor's share of DRAM's bandwidth needs. Floats
+// are taken as they are: there the work is in decoding weights, and smaller blocks share it out more evenly.
+inline constexpr int kGemvBlocksForTenMultiprocessors[] = {20, 9, 9};
+// Bytes of x that a block holds in shared memory: beside the sums it leaves three blocks room on every architecture but 7.5 (two), and
+// beside those of 8 rows and 64 outputs two (one). Signs and bytes of all of K must fit, floats come in chunks.
 inline constexpr int64_t kGemvXBytes = 16 << 10;
 
 // Whether the GEMV multiplies: up to 8 rows that fit into shared memory, as signs or bytes. In a cycle a multiprocessor counts the bits of 16 words, and

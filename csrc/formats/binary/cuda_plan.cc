@@ -44,7 +44,7 @@ GemvPlan PlanGemv(const MatMulArgs& args, const CudaDevice& device) {
     if (args.y_signs != nullptr && columns < kGemvSignsColumns) break;
     plan.columns = columns;
     plan.blocks = DivideUp(args.n, columns);
-    if (plan.blocks >= int64_t{kGemvBlocksPerMultiprocessor} * device.multiprocessors) break;
+    if (10 * plan.blocks >= int64_t{kGemvBlocksForTenMultiprocessors[static_cast<int>(args.activations)]} * device.multiprocessors) break;
   }
   plan.chunk = static_cast<int>(std::min(NumParts(args), kGemvXBytes / (GemvRows(args.m) * PartBytes(args))));
   return plan;
@@ -54,8 +54,8 @@ int64_t GemvSharedBytes(const MatMulArgs& args, const GemvPlan& plan) {
   const int64_t rows = GemvRows(args.m);
   const int64_t x = RoundUp(plan.chunk * rows * PartBytes(args), 16);
   constexpr int64_t kWarps = kGemvThreads / 32;
-  const int64_t numbers = args.activations == Activations::kBinary ? 2 : 1;  // of a row and warp: set bits and magnitudes; a magnitude or sum
-  return x + kWarps * rows * plan.columns * 4 + numbers * kWarps * rows * 4 + rows * static_cast<int64_t>(sizeof(RowScale));
+  constexpr int64_t kNumbers = 2;  // of a row and warp: set bits and magnitudes; the largest magnitude and the sum
+  return x + kWarps * rows * plan.columns * 4 + kNumbers * kWarps * rows * 4 + rows * static_cast<int64_t>(sizeof(RowScale));
 }
 
 const GemmTable& TableOf(const MatMulArgs& args, const CudaDevice& device) {

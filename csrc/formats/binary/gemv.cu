@@ -10,12 +10,13 @@ constexpr int kWarps = kPanelGemvWarps;
 // What follows the loop: the block's threads add up their sums, and 32 consecutive threads at least, whole rows of them, finish. exact() turns
 // sums into those of products.
 template <int kRows, typename Exact>
-TFCOMPRESS_DEVICE void FinishGemv(const CudaProblem& p, const GemvThread& t, int columns, int32_t (&sums)[kRows][4], char* shared_sums,
+TFCOMPRESS_DEVICE void FinishGemv(const CudaProblem& p, int columns, int32_t (&sums)[kRows][4], char* shared_sums,
                                   const RowScale* row_scales, const Exact& exact) {
-  DepositSums<kRows>(t, columns, sums, shared_sums);
+  const GemvOutputs outputs(columns);
+  DepositSums<kRows>(outputs, columns, sums, shared_sums);
   SyncThreads();
-  const int row = ThreadIndex() / t.across, column = 4 * (ThreadIndex() % t.across);
-  if (ThreadIndex() / 32 * 32 / t.across >= p.m) return;  // the whole warp
+  const int row = outputs.row, column = outputs.column;
+  if (outputs.thread / 32 * 32 >> outputs.bits >= p.m) return;  // the whole warp
   const bool exists = row < p.m && BlockIndex() * columns + column < p.n;
   int32_t total[4] = {};
   RowScale row_scale = {0.0f, 0};
@@ -32,9 +33,9 @@ TFCOMPRESS_DEVICE void FinishGemv(const CudaProblem& p, const GemvThread& t, int
 
 // Signs lie in shared memory word by word, up to four rows side by side: one load of up to 128 bits for them.
 template <int kRows>
-struct SignsShared : GemvShared<kRows, 2> {
+struct SignsShared : GemvShared<kRows> {
   static constexpr int kPacked = kRows < 4 ? kRows : 4;
-  TFCOMPRESS_DEVICE SignsShared(int words, int columns) : GemvShared<kRows, 2>(words * kRows * 4, columns), words_(words) {}
+  TFCOMPRESS_DEVICE SignsShared(int words, int columns) : GemvShared<kRows>(words * kRows * 4, columns), words_(words) {}
   // Of rows row ... row + kPacked - 1.
   TFCOMPRESS_DEVICE uint32_t* At(int word, int row) const {
     return reinterpret_cast<uint32_t*>(this->x) + (row / kPacked * words_ + word) * kPacked;
@@ -47,7 +48,7 @@ struct SignsShared : GemvShared<kRows, 2> {
 
 template <int kRows>
 TFCOMPRESS_DEVICE void TakeSignsIntoShared(const CudaProblem& p, const SignsShared<kRows>& shared) {
-  const int thread = ThreadIndex(), warp = thread / 32, words = static_cast<int>(p.words);
+  const int thread = NonNegativeThreadIndex(), warp = thread / 32, words = static_cast<int>(p.words);
   int32_t ones[kRows] = {};
   float magnitudes[kRows] = {};
 #pragma unroll
@@ -59,19 +60,30 @@ TFCOMPRESS_DEVICE void TakeSignsIntoShared(const CudaProblem& p, const SignsShar
         *shared.One(w, r) = word;
         ones[r] += PopCount(word);
       }
-      ones[r] = static_cast<int32_t>(WarpSum(static_cast<uint32_t>(ones[r])));
     } else {
-#pragma unroll 4
-      for (int w = warp; w < words; w += kWarps) {
-        const uint32_t word = SignsWord(p, r, w, &magnitudes[r]);
-        if (thread % 32 == 0) *shared.One(w, r) = word;
-        ones[r] += PopCount(word);
+      // Whole warps, four activations a lane: eight lanes have a word.
+      const CudaRow<int> row = RowOf<int>(p.x, r);
+      const int place = thread % 8;
+      for (int w = thread / 8; w - w % 4 < words; w += kGemvThreads / 8) {
+        float v[4];
+        LoadFour(row, w * static_cast<int>(kWordBits) + 4 * place, v);
+        magnitudes[r] += (Abs(v[0]) + Abs(v[1])) + (Abs(v[2]) + Abs(v[3]));
+        const auto sign = [&](int j) { return v[j] < 0.0f ? 0u : 1u << j; };
+        uint32_t word = (sign(0) | sign(1) | sign(2) | sign(3)) << 4 * place;
+#pragma unroll
+        for (int lanes = 4; lanes > 0; lanes /= 2) word |= ShuffleXor(word, lanes);
+        if (w == words - 1) word &= p.last_word_mask;
+        if (place == 0 && w < words) {
+          *shared.One(w, r) = word;
+          ones[r] += PopCount(word);
+        }
       }
       magnitudes[r] = WarpSumOfFloats(magnitudes[r]);
     }
+    ones[r] = static_cast<int32_t>(WarpSum(static_cast<uint32_t>(ones[r])));
     if (thread % 32 == 0) {
-      shared.of_warps[warp * kRows + r] = static_cast<uint32_t>(ones[r]);
-      shared.of_warps[(kWarps + warp) * kRows + r] = BitCast<uint32_t>(magnitudes[r]);
+      *shared.Number(0, warp, r) = static_cast<uint32_t>(ones[r]);
+      *shared.Number(1, warp, r) = BitCast<uint32_t>(magnitudes[r]);
     }
   }
   SyncThreads();
@@ -80,8 +92,8 @@ TFCOMPRESS_DEVICE void TakeSignsIntoShared(const CudaProblem& p, const SignsShar
   float all_magnitudes = 0.0f;
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) {
-    all_ones += static_cast<int32_t>(shared.of_warps[w * kRows + thread]);
-    all_magnitudes += BitCast<float>(shared.of_warps[(kWarps + w) * kRows + thread]);
+    all_ones += static_cast<int32_t>(*shared.Number(0, w, thread));
+    all_magnitudes += BitCast<float>(*shared.Number(1, w, thread));
   }
   const RowScale row_scale = SignsRowScale(p, all_ones, all_magnitudes);
   shared.row_scales[thread] = row_scale;
@@ -111,7 +123,7 @@ SignsGemvKernel(CudaProblem p, int columns) {
       }
     }
   });
-  FinishGemv<kRows>(p, t, columns, sums, shared.sums, shared.row_scales,
+  FinishGemv<kRows>(p, columns, sums, shared.sums, shared.row_scales,
                     [&](int32_t differing, int32_t) { return static_cast<int32_t>(p.k) - 2 * differing; });
 }
 
@@ -136,9 +148,19 @@ BytesGemvKernel(CudaProblem p, int columns) {
   int32_t scaled[kInPlace][kRows][4] = {};
   Words4 raw[GemvUnroll(kRows)];
   LoadWeights<1>(t, t.word, words, raw);  // under way while x is prepared
-  QuantizeIntoShared<kRows, 1>(
-      p, nullptr, words * F::kCount, shared, [&](int r, int i, float(&v)[4]) { LoadFields<F::kCount>(p.x, r, i, v); },
-      [&](int i, int r, const Words<1>& word) { StoreShared<1>(x_at(r, i % F::kCount / 4, i / F::kCount) + i % 4 * 4, word); });
+  // 16 bytes at a time: byte j of word f of a four is the activation of k = j * kCount + f.
+  QuantizeIntoShared<kRows, 1, 4>(
+      p, nullptr, words * kFours, shared,
+      [](const CudaRow<int>& row, int i, float(&v)[4][4]) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          float of_j[4];
+          LoadFour(row, i / kFours * F::kDepth + j * F::kCount + i % kFours * 4, of_j);
+#pragma unroll
+          for (int f = 0; f < 4; ++f) v[f][j] = of_j[f];
+        }
+      },
+      [&](int i, int r, const Words4& four) { StoreShared<4>(x_at(r, i % kFours, i / kFours), four); });
   ForEachWord<1>(t, 0, words, raw, [&](int w, const Words4& weights) {
 #pragma unroll
     for (int four = 0; four < kFours; ++four) {
@@ -165,7 +187,7 @@ BytesGemvKernel(CudaProblem p, int columns) {
       for (int c = 0; c < 4; ++c) sums[r][c] += scaled[i][r][c] >> (i * F::kBits);
     }
   }
-  FinishGemv<kRows>(p, t, columns, sums, shared.sums, shared.row_scales, [&](int32_t sum, int32_t of_x) { return F::kFactor * sum - of_x; });
+  FinishGemv<kRows>(p, columns, sums, shared.sums, shared.row_scales, [&](int32_t sum, int32_t of_x) { return F::kFactor * sum - of_x; });
 }
 
 // ---- Float activations -----------------------------------------------------------------------------------------------------------------

@@ -46,7 +46,8 @@ inline constexpr int kGemvRows = 8;  // 8 x 4 sums a thread, beside 16 registers
 inline constexpr int kGemvThreads = 256;
 inline constexpr int kGemvColumns[] = {64, 32, 16};  // 256, 128 or 64 consecutive bytes of every group: whole sectors, wider where blocks abound
 inline constexpr int kGemvBlocksPerMultiprocessor = 2;  // fewer do not keep enough loads under way to saturate DRAM
-// Bytes of x that a block holds in shared memory: beside the sums it leaves three blocks room on every architecture but 7.5 (two).
+// Bytes of x that a block holds in shared memory: beside the sums it leaves three blocks room on every architecture but 7.5 (two), and
+// beside those of 8 rows and 64 outputs two (one).
 inline constexpr int64_t kGemvXBytes = 16 << 10;
 
 struct GemvPlan {

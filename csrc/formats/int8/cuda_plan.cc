@@ -43,7 +43,8 @@ int64_t GemvSharedBytes(const MatMulArgs& args, const GemvPlan& plan) {
   const int64_t rows = GemvRows(args.m);
   const int64_t x = RoundUp(plan.chunk_groups * rows * kGroup * (Integer(args) ? 1 : 4), 16);
   constexpr int64_t kWarps = kGemvThreads / 32;
-  return x + kWarps * rows * plan.columns * 4 + kWarps * rows * 4 + rows * static_cast<int64_t>(sizeof(RowScale));
+  constexpr int64_t kNumbers = 2;  // of a row and warp: the largest magnitude and the sum
+  return x + kWarps * rows * plan.columns * 4 + kNumbers * kWarps * rows * 4 + rows * static_cast<int64_t>(sizeof(RowScale));
 }
 
 CudaWorkspace LayOutWorkspace(const CudaMatMulArgs& args, const CudaDevice& device) {

@@ -17,18 +17,23 @@ struct RowWords {
   }
 };
 
-// Copies a chunk of rows that were quantised before.
+// Copies a chunk of rows that were quantised before. Beyond the last row it is copied again: nobody asks for those sums.
 template <int kRows>
 TFCOMPRESS_DEVICE void CopyIntoShared(const CudaProblem& p, int first, int groups, int chunk_groups, const GemvShared<kRows>& shared) {
-  for (int g = ThreadIndex(); g < groups; g += kGemvThreads) {
+  constexpr int kPacked = RowWords<kRows>::kPacked;
 #pragma unroll 1
-    for (int r0 = 0; r0 < kRows; r0 += RowWords<kRows>::kPacked) {
+  for (int r0 = 0; r0 < kRows; r0 += kPacked) {
+    const uint32_t* from[kPacked];
+#pragma unroll
+    for (int r = 0; r < kPacked; ++r) {
+      const int64_t row = r0 + r < p.m ? r0 + r : p.m - 1;
+      from[r] = reinterpret_cast<const uint32_t*>(p.x_q + row * p.x_q_stride) + first;
+    }
+#pragma unroll 1  // more under way would take the registers of the weights that are
+    for (int g = NonNegativeThreadIndex(); g < groups; g += kGemvThreads) {
       typename RowWords<kRows>::Packed packed;
 #pragma unroll
-      for (int r = r0; r < r0 + RowWords<kRows>::kPacked; ++r) {
-        const uint8_t* from = p.x_q + r * p.x_q_stride + (first + g) * kGroup;
-        packed.v[r - r0] = r < p.m ? LoadReadOnly(reinterpret_cast<const uint32_t*>(from)) : 0;
-      }
+      for (int r = 0; r < kPacked; ++r) packed.v[r] = LoadReadOnly(from[r] + g);
       StoreShared(RowWords<kRows>::At(shared.x, chunk_groups, g, r0), packed);
     }
   }
@@ -43,19 +48,20 @@ IntegerGemvKernel(CudaProblem p, int columns, int chunk_groups) {
   const GemvThread t(p, columns);
   int32_t sums[kRows][4] = {};
   const int groups = static_cast<int>(p.words);
-  for (int first = 0; first < groups; first += chunk_groups) {
-    const int end = first + chunk_groups < groups ? first + chunk_groups : groups;
+  const int chunk = kFused ? groups : chunk_groups;  // rows that are quantised here fit as a whole
+  for (int first = 0; first < groups; first += chunk) {
+    const int end = first + chunk < groups ? first + chunk : groups;
     Words4 raw[GemvUnroll(kRows)];
     LoadWeights<1>(t, first + t.word, end, raw);  // under way while x is prepared
     if (kFused) {
-      QuantizeIntoShared<kRows, Rows::kPacked>(
-          p, p.x_scale, groups, shared, [&](int r, int g, float(&v)[4]) { LoadFour(p.x, r, 4 * g, v); },
+      QuantizeIntoShared<kRows, Rows::kPacked, 1>(
+          p, p.x_scale, groups, shared, [](const CudaRow<int>& row, int g, float(&v)[1][4]) { LoadFour(row, 4 * g, v[0]); },
           [&](int g, int r, const typename Rows::Packed& packed) { StoreShared(Rows::At(shared.x, chunk_groups, g, r), packed); });
     } else {
       if (first > 0) SyncThreads();  // the chunk before has been multiplied
       CopyIntoShared<kRows>(p, first, end - first, chunk_groups, shared);
+      SyncThreads();
     }
-    SyncThreads();
     ForEachWord<1>(t, first, end, raw, [&](int g, const Words4& words) {
 #pragma unroll
       for (int r0 = 0; r0 < kRows; r0 += Rows::kPacked) {
@@ -75,9 +81,10 @@ IntegerGemvKernel(CudaProblem p, int columns, int chunk_groups) {
       if (BlockIndex() == 0 && p.row_scale_copy != nullptr && ThreadIndex() < p.m) p.row_scale_copy[ThreadIndex()] = scale;
     }
   }
-  DepositSums<kRows>(t, columns, sums, shared.sums);
+  const GemvOutputs outputs(columns);
+  DepositSums<kRows>(outputs, columns, sums, shared.sums);
   SyncThreads();
-  const int row = ThreadIndex() / t.across, column = 4 * (ThreadIndex() % t.across);
+  const int row = outputs.row, column = outputs.column;
   if (row >= p.m || BlockIndex() * columns + column >= p.n) return;
   int32_t total[4];
   CollectSums<kRows>(row, column, columns, shared.sums, total);
