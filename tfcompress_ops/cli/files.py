@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,14 +22,17 @@ def replacing(path: Path) -> Iterator[Path]:
     Yields:
         A path of the same name in a new directory beside `path`.
     """
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tfcompress-") as directory:
-        temporary = Path(directory) / path.name
+    # Named before it is made, so that an interrupt at any moment leaves nothing behind.
+    directory = path.parent / f".tfcompress-{secrets.token_hex(8)}"
+    try:
+        directory.mkdir(mode=0o700)
+        temporary = directory / path.name
         yield temporary
         if not path.is_dir() and not temporary.is_dir():
             os.replace(temporary, path)
             return
         # A directory cannot be replaced in one step: the old one steps aside first.
-        aside = Path(directory) / "old"
+        aside = directory / "old"
         if path.exists():
             os.replace(path, aside)
         try:
@@ -37,6 +41,17 @@ def replacing(path: Path) -> Iterator[Path]:
             if aside.exists() and not path.exists():
                 os.replace(aside, path)
             raise
+    finally:
+        _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    """Removes a directory, even if it is interrupted once."""
+    try:
+        shutil.rmtree(directory, ignore_errors=True)
+    except KeyboardInterrupt:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:
