@@ -24,6 +24,7 @@ struct ShuffledInt8Rows {
   static constexpr int kRowTile = 4;
   static constexpr int kMostSets = 4;
   static constexpr bool kInterleaved = false;
+  static constexpr int kHoldsFrom = kHoldsNone;
   static Acc Zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
   static Acc Add(Acc a, Acc b) { return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)}; }
   static void Store(int32_t* to, Acc a) {

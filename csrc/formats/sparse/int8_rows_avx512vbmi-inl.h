@@ -24,14 +24,17 @@ struct Int8Rows {
   static Acc Add(Acc a, Acc b) { return _mm512_add_epi32(a, b); }
   static void Store(int32_t* to, Acc a) { _mm512_storeu_si512(to, a); }
   static Step LoadStep(const uint8_t* indices, const char* values) { return {_mm512_loadu_si512(indices), _mm512_loadu_si512(values)}; }
+  static constexpr int kHoldsFrom = 4;
+  static constexpr int kPieces = kReach / 64;
+  using Piece = __m512i;
+  static Piece LoadPiece(const uint8_t* x) { return _mm512_loadu_si512(x); }
+  static Acc Accumulate(Acc sum, const Step& step, Piece low, Piece high) {
+    const __m512i looked_up =
+        kPieces == 1 ? _mm512_permutexvar_epi8(step.indices, low) : _mm512_permutex2var_epi8(low, step.indices, high);
+    return _mm512_dpbusd_epi32(sum, looked_up, step.values);
+  }
   static Acc Accumulate(Acc sum, const Step& step, const uint8_t* x, int64_t piece) {
-    (void)piece;
-    if constexpr (kReach == 64) {
-      return _mm512_dpbusd_epi32(sum, _mm512_permutexvar_epi8(step.indices, _mm512_loadu_si512(x)), step.values);
-    } else {
-      const __m512i looked_up = _mm512_permutex2var_epi8(_mm512_loadu_si512(x), step.indices, _mm512_loadu_si512(x + piece));
-      return _mm512_dpbusd_epi32(sum, looked_up, step.values);
-    }
+    return Accumulate(sum, step, LoadPiece(x), kPieces == 1 ? Zero() : LoadPiece(x + piece));
   }
   static Acc WeightSums(Acc sum, const Step& step) { return _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), step.values); }
 };

@@ -23,6 +23,7 @@ struct FloatRows {
   static constexpr int kRowTile = 4;
   static constexpr int kMostSets = 4;
   static constexpr bool kInterleaved = false;
+  static constexpr int kHoldsFrom = kHoldsNone;
   static Acc Zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
   static Acc Add(Acc a, Acc b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
   static void Store(float* to, Acc a) {

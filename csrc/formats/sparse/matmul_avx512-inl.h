@@ -35,6 +35,7 @@ struct Floats512 {
   static constexpr int kRowTile = 8;
   static constexpr int kMostSets = 4;
   static constexpr bool kInterleaved = true;
+  static constexpr int kHoldsFrom = kHoldsNone;
   static Acc Zero() { return _mm512_setzero_ps(); }
   static Acc Add(Acc a, Acc b) { return _mm512_add_ps(a, b); }
   static void Store(float* to, Acc a) { _mm512_storeu_ps(to, a); }

@@ -24,9 +24,16 @@ struct BFloat16PairRows {
   static Step LoadStep(const uint8_t* indices, const char* values) {
     return {_mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(indices))), _mm512_loadu_si512(values)};
   }
-  static Acc Accumulate(Acc sum, const Step& step, const uint16_t* x, int64_t piece) {
-    const __m512i looked_up = _mm512_permutex2var_epi16(_mm512_loadu_si512(x), step.indices, _mm512_loadu_si512(x + piece));
+  static constexpr int kHoldsFrom = 4;
+  static constexpr int kPieces = 2;
+  using Piece = __m512i;
+  static Piece LoadPiece(const uint16_t* x) { return _mm512_loadu_si512(x); }
+  static Acc Accumulate(Acc sum, const Step& step, Piece low, Piece high) {
+    const __m512i looked_up = _mm512_permutex2var_epi16(low, step.indices, high);
     return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(looked_up), reinterpret_cast<__m512bh>(step.values));
+  }
+  static Acc Accumulate(Acc sum, const Step& step, const uint16_t* x, int64_t piece) {
+    return Accumulate(sum, step, LoadPiece(x), LoadPiece(x + piece));
   }
 };
 

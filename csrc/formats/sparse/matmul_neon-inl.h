@@ -35,6 +35,7 @@ struct FloatRows {
   static constexpr int kRowTile = kStored == Values::kFloat32 ? 2 : 1;  // two rows share the indices, for which general registers must do
   static constexpr int kMostSets = 1;
   static constexpr bool kInterleaved = false;
+  static constexpr int kHoldsFrom = kHoldsNone;
   static Acc Zero() { return {{vdupq_n_f32(0.0f), vdupq_n_f32(0.0f), vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)}}; }
   static Acc Add(Acc a, const Acc& b) {
     TFCOMPRESS_UNROLL
@@ -102,6 +103,7 @@ struct LookedUpRows {
   static constexpr int kRowTile = kReach == 64 ? 4 : 2;
   static constexpr int kMostSets = 1;
   static constexpr bool kInterleaved = true;
+  static constexpr int kHoldsFrom = kHoldsNone;
   static Acc Zero() { return {{vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)}}; }
   static Acc Add(Acc a, const Acc& b) {
     TFCOMPRESS_UNROLL

@@ -21,6 +21,7 @@ struct Rows {
   static constexpr int kRowTile = 1;
   static constexpr int kMostSets = 4;
   static constexpr bool kInterleaved = false;
+  static constexpr int kHoldsFrom = kHoldsNone;
   static Acc Zero() { return {}; }
   static Acc Add(Acc a, const Acc& b) {
     for (int64_t l = 0; l < kLanes; ++l) a.of[l] += b.of[l];
