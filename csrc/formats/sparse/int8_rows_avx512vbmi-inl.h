@@ -28,13 +28,15 @@ struct Int8Rows {
   static constexpr int kPieces = kReach / 64;
   using Piece = __m512i;
   static Piece LoadPiece(const uint8_t* x) { return _mm512_loadu_si512(x); }
+  static Acc Accumulate(Acc sum, const Step& step, Piece window) {
+    return _mm512_dpbusd_epi32(sum, _mm512_permutexvar_epi8(step.indices, window), step.values);
+  }
   static Acc Accumulate(Acc sum, const Step& step, Piece low, Piece high) {
-    const __m512i looked_up =
-        kPieces == 1 ? _mm512_permutexvar_epi8(step.indices, low) : _mm512_permutex2var_epi8(low, step.indices, high);
-    return _mm512_dpbusd_epi32(sum, looked_up, step.values);
+    return _mm512_dpbusd_epi32(sum, _mm512_permutex2var_epi8(low, step.indices, high), step.values);
   }
   static Acc Accumulate(Acc sum, const Step& step, const uint8_t* x, int64_t piece) {
-    return Accumulate(sum, step, LoadPiece(x), kPieces == 1 ? Zero() : LoadPiece(x + piece));
+    if constexpr (kPieces == 1) return Accumulate(sum, step, LoadPiece(x));
+    return Accumulate(sum, step, LoadPiece(x), LoadPiece(x + piece));
   }
   static Acc WeightSums(Acc sum, const Step& step) { return _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), step.values); }
 };

@@ -13,8 +13,8 @@
 //                          their addresses are known a few cycles earlier, which counts (int8, reach 128: 1.4 cycles a step and row, not 2.1)
 //     Accumulate(Acc, Step, const XElement* window, piece): looks up in the window's pieces of 64 bytes, `piece` elements apart
 //     kHoldsFrom           rows of a tile from which windows are held in registers, or kHoldsNone; otherwise
-//     Piece, kPieces       64 bytes of a row, and how many a window has: 1 or 2
-//     LoadPiece, Accumulate(Acc, Step, Piece low, Piece high)
+//     Piece, kPieces       64 bytes of a row, and how many a window has: 1, 2 or 4
+//     LoadPiece, Accumulate(Acc, Step, Piece...)
 //     WeightSums(Acc, Step)  adds the weights themselves; where XElement is uint8_t
 //   Columns:
 //     V, kWidth            register of kWidth floats;  Zero, Load, Store, Fma(a, b, c) = a * b + c, AddToInts(int32_t*, V)
@@ -297,12 +297,12 @@ TFCOMPRESS_NOINLINE void MultiplyStepsHeld(const Steps& steps, const typename S:
     TFCOMPRESS_UNROLL
     for (int r = 0; r < MR; ++r) pieces[r] = S::LoadPiece(from + r * kPiece);
   };
-  const auto multiply = [&](uint64_t held, const typename S::Piece* low, const typename S::Piece* high) __attribute__((always_inline)) {
+  const auto multiply = [&](uint64_t held, const auto*... pieces) __attribute__((always_inline)) {
     do {
       const typename S::Step entry = S::LoadStep(indices, values);
       TFCOMPRESS_UNROLL
       for (int r = 0; r < MR; ++r) {
-        sums[r] = S::Accumulate(sums[r], entry, low[r], high[r]);
+        sums[r] = S::Accumulate(sums[r], entry, pieces[r]...);
         TFCOMPRESS_KEEP_ORDER(sums[r]);
       }
       if constexpr (kSumWeights) total = S::WeightSums(total, entry);
@@ -314,9 +314,15 @@ TFCOMPRESS_NOINLINE void MultiplyStepsHeld(const Steps& steps, const typename S:
     const uint64_t held = *window;
     load(a, held);
     if constexpr (S::kPieces == 1) {
-      multiply(held, a, a);
+      multiply(held, a);
+    } else if constexpr (S::kPieces == 4) {
+      typename S::Piece c[MR], d[MR];
+      load(b, held + 1);
+      load(c, held + 2);
+      load(d, held + 3);
+      multiply(held, a, b, c, d);
     } else {
-      static_assert(S::kPieces == 2, "no windows of more pieces are held");
+      static_assert(S::kPieces == 2, "1, 2 or 4 pieces");
       load(b, held + 1);
       multiply(held, a, b);
       if (window != end && *window == held + 1) {
@@ -592,7 +598,7 @@ void MultiplyColumnsOf(const MatMulArgs& args, int64_t first, int64_t rows, cons
     for (int64_t r = 0; r < rows; ++r) args.row_scale[first + r] = held->row_scales[r].scale;
   }
   constexpr int64_t kPanelBytes = kLanes * kPitch * 4;
-  constexpr int64_t kWindows = kColumnsDepth / Stride(kValues);
+  constexpr int64_t kWindows = kColumnsDepth * kColumnsHeld / kPitch / Stride(kValues);
   const int64_t windows = NumWindows(kValues, a.k);
   for (int64_t panel0 = block.panel_begin; panel0 < block.panel_end; panel0 += kColumnsPanels) {
     const int64_t panels = Min(kColumnsPanels, block.panel_end - panel0);

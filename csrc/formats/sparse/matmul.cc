@@ -36,8 +36,8 @@ namespace {
 //
 //     rows of x                           1     2     4     8    16   128
 //     float32, AVX-512, 90 % zeros
-//         Rows                           10    17    23    44   102          2 look-ups and a multiply-add for 16 weights and a row
-//         Columns                        42    42    42    41    42   283    one pass for 16 rows, two registers for 32
+//         Rows                           10    15    16    33    66          2 look-ups and a multiply-add for 16 weights and a row
+//         Columns                        42    42    42    43    44   283    one pass for 16 rows, two registers for 32
 //     float32, AVX2, 90 % zeros
 //         Rows                           48    65   148   286                gathers
 //         Columns                        66    66    68    66    65   503
@@ -57,10 +57,10 @@ constexpr Choice kColumnsFrom[] = {
     /* portable */ {4, 4, 4},
 #if defined(TFCOMPRESS_HAVE_X86_TIERS)
     /* avx2 */ {3, 3, 9},
-    /* avx512 */ {8, 8, 9},
-    /* avx512vnni */ {8, 8, 9},
-    /* avx512vbmi */ {8, 8, kNever},
-    /* avx512bf16 */ {8, kNever, kNever},
+    /* avx512 */ {10, 8, 9},
+    /* avx512vnni */ {10, 8, 9},
+    /* avx512vbmi */ {10, 8, kNever},
+    /* avx512bf16 */ {10, kNever, kNever},
 #elif defined(TFCOMPRESS_HAVE_ARM_TIERS)
     // By the cycles that llvm-mca gives the inner loops of Cortex-A72 and Neoverse N1, 16 rows as columns of 16: for a step of float32 89 and 56, where
     // Rows takes 32 and 12.5 a row; of int8 396 and 216, where Rows takes 27 and 8.5 a row with reach 64, 50 and 18 with reach 128.

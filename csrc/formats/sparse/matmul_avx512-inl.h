@@ -22,20 +22,23 @@ TFCOMPRESS_INLINE FloatEntry MakeEntry(__m512i indices, __m512 values) {
   return {indices, values, _mm512_test_epi32_mask(indices, _mm512_set1_epi32(32))};
 }
 
-TFCOMPRESS_INLINE __m512 LookUpAndMultiply(__m512 sum, const FloatEntry& entry, const float* x, int64_t piece) {
-  const __m512 low = _mm512_permutex2var_ps(_mm512_loadu_ps(x), entry.indices, _mm512_loadu_ps(x + piece));
-  const __m512 high = _mm512_permutex2var_ps(_mm512_loadu_ps(x + 2 * piece), entry.indices, _mm512_loadu_ps(x + 3 * piece));
+TFCOMPRESS_INLINE __m512 LookUpAndMultiply(__m512 sum, const FloatEntry& entry, __m512 a, __m512 b, __m512 c, __m512 d) {
+  const __m512 low = _mm512_permutex2var_ps(a, entry.indices, b);
+  const __m512 high = _mm512_permutex2var_ps(c, entry.indices, d);
   return _mm512_fmadd_ps(_mm512_mask_blend_ps(entry.upper, low, high), entry.values, sum);
+}
+
+TFCOMPRESS_INLINE __m512 LookUpAndMultiply(__m512 sum, const FloatEntry& entry, const float* x, int64_t piece) {
+  return LookUpAndMultiply(sum, entry, _mm512_loadu_ps(x), _mm512_loadu_ps(x + piece), _mm512_loadu_ps(x + 2 * piece),
+                           _mm512_loadu_ps(x + 3 * piece));
 }
 
 struct Floats512 {
   using XElement = float;
   using Sum = float;
   using Acc = __m512;
-  static constexpr int kRowTile = 8;
   static constexpr int kMostSets = 4;
   static constexpr bool kInterleaved = true;
-  static constexpr int kHoldsFrom = kHoldsNone;
   static Acc Zero() { return _mm512_setzero_ps(); }
   static Acc Add(Acc a, Acc b) { return _mm512_add_ps(a, b); }
   static void Store(float* to, Acc a) { _mm512_storeu_ps(to, a); }
@@ -45,12 +48,20 @@ struct Float32Rows : Floats512 {
   static constexpr Values kValues = Values::kFloat32;
   using Step = FloatEntry;
   static Step LoadStep(const uint8_t* indices, const char* values) { return MakeEntry(Load16Bytes(indices), _mm512_loadu_ps(values)); }
+  static constexpr int kRowTile = 5;  // 20 registers of windows
+  static constexpr int kHoldsFrom = 3;
+  static constexpr int kPieces = 4;
+  using Piece = __m512;
+  static Piece LoadPiece(const float* x) { return _mm512_loadu_ps(x); }
+  static Acc Accumulate(Acc sum, const Step& step, Piece a, Piece b, Piece c, Piece d) { return LookUpAndMultiply(sum, step, a, b, c, d); }
   static Acc Accumulate(Acc sum, const Step& step, const float* x, int64_t piece) { return LookUpAndMultiply(sum, step, x, piece); }
 };
 
 // bfloat16 values are the upper halves of floats. A lane holds two indices and two values.
 struct BFloat16Rows : Floats512 {
   static constexpr Values kValues = Values::kBFloat16;
+  static constexpr int kRowTile = 8;
+  static constexpr int kHoldsFrom = kHoldsNone;  // its windows are two pieces apart
   struct Step {
     FloatEntry first, second;
   };
