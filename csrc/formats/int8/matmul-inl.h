@@ -7,6 +7,7 @@
 //             XElement      how a quantised activation lies in scratch memory: int8_t or int16_t
 //             kHalves       multiply-adds that a group takes: 1 (all four k at once) or 2 (two k each)
 //             kRowTile      most rows of a tile
+//             kWholeK       whether a tile runs over the whole of K at once: see below
 //             kOneRowSets   sets of sums for one row, 1 or 2: two hide the latency of an instruction that multiplies and adds
 //             RegsFor(mr)   registers of outputs a tile of mr rows has (a power of two); mr * RegsFor(mr) sums stay in registers
 //             Zero, Weights<half>(bytes), Broadcast<half>(4 activations), Dot<rows of the tile>(sums, weights, x), Add,
@@ -17,8 +18,11 @@
 //             Raw, LoadRaw(bytes), Decode<j>(raw): the weights k = 4 * group + j of kLanes outputs as floats
 //
 // Loop order, integer: rows are quantised beforehand, for all workers. Every panel of a block, at most 64 x K bytes, comes from memory once and
-// stays in L2 while kPassRows rows at a time pass over it, kIntegerDepth of K at a time, which stays in L1 beside them. A tile runs over
-// that part of K with its sums in registers; the sums of a pass (at most 48 x 64 int32: 12 KiB, in L1) then go through the epilogue.
+// stays in L2 while all rows pass over it, in one of two ways:
+//   kWholeK   A tile as wide as the panel reads it in order, all of K, which the prefetcher of L1 keeps up with. The sums leave the
+//             registers once and go through the epilogue, and the tile's last fetches are the next panel's.
+//   else      A tile narrower than the panel would read every second or fourth line of it, which share cache sets: kPassRows at a time pass
+//             over kIntegerDepth of K, which stays in L1, and the sums of a pass (48 x 64 int32: 12 KiB, in L1) go through the epilogue at the end.
 // Everything has internal linkage: see base/elementwise-inl.h.
 #ifndef TFCOMPRESS_FORMATS_INT8_MATMUL_INL_H_
 #define TFCOMPRESS_FORMATS_INT8_MATMUL_INL_H_
@@ -130,7 +134,13 @@ TFCOMPRESS_INLINE void FinishIntegerRows(const MatMulArgs& args, const int32_t* 
 // distance, 6.4 us without), 4096 x 4096 216 us on Zen 3 at twice the distance and 234 us at this one (250 us without).
 constexpr int64_t kPrefetchBytes = 2048;
 
+// Tiles of this many rows fetch the next panel into L2 where the tier runs over the whole of K: one line a step, which four tiles make a panel. Then
+// the first rows of that panel need not wait for L3, or for memory: on Zen 5 with weights of 32 MiB, 128 x 4096 x 4096 takes 2,290 us, not 2,420,
+// and 16 x 768 x 3072 55 us, not 61. Lower tiles are as fast as weights arrive, and 4 x 4096 x 4096 loses a tenth by it.
+constexpr int kLeastPrefetchRows = 5;
+
 // sums[r][o] (+)= sum over the groups' k of x[r][k] * byte(k, o), for MR rows and NR registers of outputs; the first time they are set.
+// `ahead`: what is fetched meanwhile.
 template <class S, int MR, int NR>
 TFCOMPRESS_NOINLINE void IntegerTile(const uint8_t* w, int64_t w_stride, const typename S::XElement* x, int64_t x_stride, int64_t groups,
                                       bool first, const uint8_t* ahead, int32_t* sums) {
@@ -162,7 +172,7 @@ TFCOMPRESS_NOINLINE void IntegerTile(const uint8_t* w, int64_t w_stride, const t
     if constexpr (MR == 1) {  // one row is as fast as its weights arrive; prefetching for more rows gained nothing, even from memory
       TFCOMPRESS_UNROLL
       for (int b = 0; b < NR * S::kOutputs * kGroup; b += 64) __builtin_prefetch(w + kPrefetchBytes + b);
-    } else if constexpr (S::kPrefetchesPanels) {
+    } else if constexpr (S::kWholeK && MR >= kLeastPrefetchRows) {
       __builtin_prefetch(ahead, 0, 2);
       ahead += 64;
     }
@@ -220,23 +230,24 @@ void MultiplyInteger(const MatMulArgs& args, const Block& block, const Quantized
   using XElement = typename S::XElement;
   const int64_t k4 = RoundUp(args.k, kGroup);
   const int64_t x_stride = quantized.row_bytes / static_cast<int64_t>(sizeof(XElement));
-  alignas(64) int32_t sums[S::kPassRows * kPanelWidth];
+  constexpr int64_t kRowsOfPass = S::kWholeK ? S::kRowTile : kPassRows;
+  constexpr int64_t kDepth = S::kWholeK ? kMaxInFeatures : kIntegerDepth;
+  alignas(64) int32_t sums[kRowsOfPass * kPanelWidth];
   for (int64_t panel = block.panel_begin; panel < block.panel_end; ++panel) {
     const int64_t column = panel * kPanelWidth;
     const int64_t width = PanelWidth(args, panel);
     const int64_t valid = Min(width, args.n - column);
-    ForEachRowTile(block.row_end - block.row_begin, S::kPassRows, [&](int64_t pass_begin, int64_t rows) {
+    ForEachRowTile(block.row_end - block.row_begin, kRowsOfPass, [&](int64_t pass_begin, int64_t rows) {
       const int64_t first = block.row_begin + pass_begin;
       const XElement* x = reinterpret_cast<const XElement*>(quantized.Row(first));
       const uint8_t* w = args.kernel + column * k4;
-      const uint8_t* ahead = w;
-      if (S::kPrefetchesPanels) {
-        const int64_t tiles_left = (block.row_end - first - rows + S::kRowTile - 1) / S::kRowTile;
-        if (tiles_left < kGroup) ahead += k4 * width + (kGroup - 1 - tiles_left) * k4 * 16;
-      }
+      // What the tiles of this pass fetch: a quarter of the next panel each, if they are its last four; else what is there.
+      const int64_t tiles_left = (block.row_end - first - rows + S::kRowTile - 1) / S::kRowTile;
+      const bool fetches = tiles_left < 4 && block.row_end - block.row_begin > 2 * S::kRowTile;
+      const uint8_t* const ahead = fetches ? w + (4 + 3 - tiles_left) * (k4 * width / 4) : w;
       int64_t k = 0;
       do {  // once where there is no k at all: the sums are zeros
-        const int64_t depth = Min(S::kDepth, k4 - k);
+        const int64_t depth = Min(kDepth, k4 - k);
         const uint8_t* after = w + depth * width;
         ForEachRowTile(rows, S::kRowTile, [&](int64_t r0, int64_t height) {
           IntegerRows<S>(height, w, width, x + r0 * x_stride + k, x_stride, depth / kGroup, k == 0, ahead, sums + r0 * kPanelWidth);

@@ -12,9 +12,7 @@ struct Integer {
   static constexpr int kHalves = 2;
   static constexpr int kRowTile = 6;
   static constexpr int kOneRowSets = 1;
-  static constexpr bool kPrefetchesPanels = false;
-  static constexpr int64_t kPassRows = 48;
-  static constexpr int64_t kDepth = 512;
+  static constexpr bool kWholeK = false;
   static constexpr int RegsFor(int) { return 4; }
   static V Zero() { return _mm512_setzero_si512(); }
   template <int kHalf>
