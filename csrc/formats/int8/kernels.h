@@ -24,7 +24,8 @@ struct Kernels {
   double macs_per_cycle;      // integer multiply-adds per core and cycle that large tiles reach; for the planner
   double float_macs_per_cycle;
   void (*quantize_rows)(const MatMulArgs& args, int64_t row_begin, int64_t row_end, const QuantizedRows& quantized);
-  // Each computes one block: of x quantised before, or with this worker's own `scratch`, 64-byte aligned, FloatScratchBytes() large.
+  // Each computes one block: of x quantised before, or with this worker's own `scratch`, 64-byte aligned, FloatScratchBytes() large, that
+  // begins with PreparedRows.
   void (*multiply_integer)(const MatMulArgs& args, const Block& block, const QuantizedRows& quantized);
   void (*multiply_float)(const MatMulArgs& args, const Block& block, void* scratch);
 };
@@ -62,11 +63,18 @@ TFCOMPRESS_INLINE constexpr bool CopiesRows(const MatMulArgs& args) {
   return args.x_type != ElementType::kFloat32 || (args.m > kFewRows && args.x_stride * 4 % 1024 == 0);
 }
 
+// What the weight-only path keeps from one block to the next, at the beginning of a worker's scratch: the blocks of the same rows that a worker takes
+// one after the other share their copy. On Zen 5 512 x 1024 x 1024 and 512 x 768 x 3072 take 0.955 of the time of a copy a block.
+struct alignas(64) PreparedRows {
+  int64_t first;  // row of x whose block is prepared, or -1
+  float sums[kFloatBlockRows];
+};
+
 // What a worker of the weight-only path needs for blocks of `rows` rows.
 TFCOMPRESS_INLINE constexpr int64_t FloatScratchBytes(const MatMulArgs& args, int64_t rows) {
   const int64_t held = rows < kFloatBlockRows ? rows : kFloatBlockRows;
   const int64_t converted = CopiesRows(args) ? FloatStrideBytes(args.k) : 0;
-  return held * (kPanelWidth * 4 + converted) + kFloatDepth * kFloatColumns * 4;
+  return static_cast<int64_t>(sizeof(PreparedRows)) + held * (kPanelWidth * 4 + converted) + kFloatDepth * kFloatColumns * 4;
 }
 
 // The most rows that are quantised at a time, all of about the same number.

@@ -410,8 +410,9 @@ void DecodedColumns(const uint8_t* w, int64_t width, int64_t column, const float
 template <class F>
 void MultiplyFloat(const MatMulArgs& args, const Block& block, void* scratch) {
   const int64_t k4 = RoundUp(args.k, kGroup);
-  float row_sums[kFloatBlockRows] = {};
   char* next = static_cast<char*>(scratch);
+  PreparedRows* const prepared = reinterpret_cast<PreparedRows*>(next);
+  next += sizeof(PreparedRows);
   float* decoded = reinterpret_cast<float*>(next);
   next += kFloatDepth * kFloatColumns * 4;
   const int64_t held = Min(kFloatBlockRows, block.row_end - block.row_begin);
@@ -420,15 +421,15 @@ void MultiplyFloat(const MatMulArgs& args, const Block& block, void* scratch) {
   float* converted = reinterpret_cast<float*>(next);
   for (int64_t first = block.row_begin; first < block.row_end; first += kFloatBlockRows) {
     const int64_t rows = Min(kFloatBlockRows, block.row_end - first);
-    const float* x = reinterpret_cast<const float*>(XRow(args, first));
-    int64_t x_stride = args.x_stride;
-    if (CopiesRows(args)) {
-      x = converted;
-      x_stride = FloatStrideBytes(args.k) / 4;
-      for (int64_t r = 0; r < rows; ++r) LoadAsFloat(XRow(args, first + r), args.x_type, converted + r * x_stride, args.k);
-    }
-    if (args.mean != nullptr) {
-      for (int64_t r = 0; r < rows; ++r) row_sums[r] = SumOf(x + r * x_stride, args.k);
+    const bool copies = CopiesRows(args);
+    const float* x = copies ? converted : reinterpret_cast<const float*>(XRow(args, first));
+    const int64_t x_stride = copies ? FloatStrideBytes(args.k) / 4 : args.x_stride;
+    if (prepared->first != first) {
+      for (int64_t r = 0; r < rows; ++r) {
+        if (copies) LoadAsFloat(XRow(args, first + r), args.x_type, converted + r * x_stride, args.k);
+        prepared->sums[r] = args.mean != nullptr ? SumOf(x + r * x_stride, args.k) : 0.0f;
+      }
+      prepared->first = first;
     }
     for (int64_t panel = block.panel_begin; panel < block.panel_end; ++panel) {
       const int64_t column = panel * kPanelWidth;
@@ -446,7 +447,7 @@ void MultiplyFloat(const MatMulArgs& args, const Block& block, void* scratch) {
         }
       }
       for (int64_t r = 0; r < rows; ++r) {
-        FinishRow(EpilogueAt(args, column), sums + r * kPanelWidth, 1.0f, row_sums[r], YAt(args, first + r, column),
+        FinishRow(EpilogueAt(args, column), sums + r * kPanelWidth, 1.0f, prepared->sums[r], YAt(args, first + r, column),
                   Min(width, args.n - column));
       }
     }
