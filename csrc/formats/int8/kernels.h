@@ -39,8 +39,8 @@ inline constexpr int64_t kQuantizedBytes = 3 << 20;
 inline constexpr int64_t kLeastSharedActivations = 24 * 1024;
 // K values that the integer path multiplies at a time, on tiers whose tiles are narrower than a panel: 32 KiB of a panel, which stay in L1 beside
 // the activations while kPassRows rows pass. Without it 128 x 4096 x 4096 on AVX2 (a panel of 256 KiB and L2 of 512 KiB) runs at two thirds of
-// the speed of 128 x 1024 x 1024. Tiles of AVX-512 read whole lines in order: on Zen 5 they reach 98 to 99 % of the peak from L2, and the partial sums
-// that slices of K cost are 5 % of 128 x 4096 x 4096.
+// the speed of 128 x 1024 x 1024. Tiles of AVX-512 read whole lines in order: on Zen 5 they reach 98 to 99 % of the peak from L2, and the partial
+// sums that slices of K cost are 5 % of 128 x 4096 x 4096.
 inline constexpr int64_t kIntegerDepth = 512;
 // K rows that the weight-only path dequantises at a time: 512 x 32 floats are 64 KiB, a part of L2.
 inline constexpr int64_t kFloatDepth = 512;

@@ -169,7 +169,7 @@ TFCOMPRESS_NOINLINE void IntegerTile(const uint8_t* w, int64_t w_stride, const t
   const auto step = [&](int set) __attribute__((always_inline)) {
     half_step(set, Index<0>{});
     if constexpr (S::kHalves == 2) half_step(set, Index<1>{});
-    if constexpr (MR == 1) {  // one row is as fast as its weights arrive; prefetching for more rows gained nothing, even from memory
+    if constexpr (MR == 1) {  // one row is as fast as its weights arrive; for more rows fetching their own panel gained nothing, even from memory
       TFCOMPRESS_UNROLL
       for (int b = 0; b < NR * S::kOutputs * kGroup; b += 64) __builtin_prefetch(w + kPrefetchBytes + b);
     } else if constexpr (S::kWholeK && MR >= kLeastPrefetchRows) {
