@@ -94,6 +94,7 @@ void RunCase(const Kernels& kernels, const char* tier, Problem& p, Random& rando
   const auto run = [&](const Block& block) {
     if (integer) return RunInteger(kernels, a, block);
     Scratch scratch(FloatScratchBytes(a, block.row_end - block.row_begin));
+    static_cast<PreparedRows*>(scratch.data())->first = -1;
     kernels.multiply_float(a, block, scratch.data());
   };
   const auto run_all = [&] {

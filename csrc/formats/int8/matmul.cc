@@ -76,8 +76,10 @@ void MatMulFloat(const MatMulArgs& args, const Kernels& kernels, void* workspace
   const GridCosts costs = CostsOf(args, kernels, args.m);
   const Grid grid = MakeGrid(costs, pool->NumThreads());
   const int64_t scratch_bytes = RoundUp(FloatScratchBytes(args, grid.rows_per_part), 64);
+  const auto scratch_of = [=](int64_t worker) { return static_cast<char*>(workspace) + worker * scratch_bytes; };
+  for (int64_t worker = 0; worker < grid.threads; ++worker) reinterpret_cast<PreparedRows*>(scratch_of(worker))->first = -1;
   RunGrid(costs, grid, pool, [=, &kernels](const Block& block, int worker) {
-    kernels.multiply_float(args, block, static_cast<char*>(workspace) + worker * scratch_bytes);
+    kernels.multiply_float(args, block, scratch_of(worker));
   });
 }
 

@@ -14,6 +14,7 @@ struct Integer {
   static constexpr int kHalves = 2;
   static constexpr int kRowTile = 6;
   static constexpr int kOneRowSets = 1;
+  static constexpr bool kWholeK = false;
   static constexpr int RegsFor(int rows) { return rows == 1 ? 8 : rows == 2 ? 4 : 2; }
   static V Zero() { return _mm256_setzero_si256(); }
   template <int kHalf>

@@ -13,6 +13,7 @@ struct Integer {
   static constexpr int kHalves = 1;
   static constexpr int kRowTile = 6;
   static constexpr int kOneRowSets = 2;
+  static constexpr bool kWholeK = true;
   static constexpr int RegsFor(int) { return 4; }
   static V Zero() { return _mm512_setzero_si512(); }
   template <int kHalf>

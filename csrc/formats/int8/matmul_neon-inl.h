@@ -18,6 +18,7 @@ struct IntegerBase {
   static constexpr int kOutputs = 4;
   static constexpr int kHalves = 1;
   static constexpr int kOneRowSets = 1;
+  static constexpr bool kWholeK = false;
   static V Zero() { return vdupq_n_s32(0); }
   template <int kHalf>
   static V Weights(const uint8_t* w) {

@@ -11,6 +11,7 @@ struct Integer {
   static constexpr int kHalves = 1;
   static constexpr int kRowTile = 2;
   static constexpr int kOneRowSets = 1;
+  static constexpr bool kWholeK = false;
   static constexpr int RegsFor(int) { return 16; }
   static V Zero() { return 0; }
   static V Load4(const void* bytes) {
