@@ -48,6 +48,7 @@ SIZES = [
     (2, 13, 257, 2, 2, 33, 70),  # more keys than are held at a time
     (1, 97, 600, 1, 1, 8, 130),
     (3, 4, 3, 2, 2, 64, 64),
+    (1, 200, 70, 1, 1, 130, 3),  # more queries than a block has, more dimensions than are laid out
 ]
 
 
@@ -281,7 +282,7 @@ def test_encoder(dropout, tmp_path):
     assert issubclass(kinds["attention"], layers.MultiHeadAttention)
     assert kinds["norm"] is layers.LayerNormalization
     assert kinds["other_axes"] is K.LayerNormalization
-    assert kinds["add"] is K.Add  # nothing to join it with
+    assert kinds["add"] is layers.Add  # with no activation to join it with
     np.testing.assert_allclose(small(TOKENS), model(TOKENS), rtol=1e-4, atol=1e-5)
     small.save(tmp_path / "small.keras")
     loaded = keras.saving.load_model(tmp_path / "small.keras")
@@ -299,6 +300,11 @@ def test_encoder(dropout, tmp_path):
         assert type(layer) is type(original)
         assert layer.get_config() == original.get_config()
     np.testing.assert_allclose(plain(TOKENS), model(TOKENS), rtol=1e-5, atol=1e-6)
+    # What nothing was asked for, or was asked to be left alone, stays.
+    for formats in ({"mlp": tfc.Sparse()}, {"attention": None, "norm": None, "*": tfc.Sparse()}):
+        other = tfc.compress(model, formats, batch_size=None)
+        assert type(other.get_layer("attention")) is K.MultiHeadAttention
+        assert type(other.get_layer("norm")) is K.LayerNormalization
     notes = {change.path: change.note for change in tfc.report(model, small, TOKENS).layers}
     assert notes["norm"] == "it has no matrix; one op does its work"
 
@@ -383,6 +389,40 @@ def test_grouped_query_attention():
     x = normal(2, 7, 12)
     np.testing.assert_allclose(small(x), model(x), rtol=1e-4, atol=1e-5)
     assert type(tfc.decompress(small).get_layer("attention")) is K.GroupQueryAttention
+
+
+def test_parts_of_attention():
+    """Frozen ones stay so; where they are not Keras' own the layer is left as it is."""
+
+    def attention(change):
+        inputs = keras.Input((9, 12))
+        layer = K.MultiHeadAttention(3, 5, name="attention")
+        model = keras.Model(inputs, layer(inputs, inputs))
+        change(layer)
+        return model
+
+    def freeze(layer):
+        layer.key_dense.trainable = False
+
+    def adapt(layer):
+        layer.query_dense.enable_lora(2)
+        layer.query_dense.lora_kernel_b.assign(normal(*layer.query_dense.lora_kernel_b.shape))
+
+    x = normal(2, 9, 12)
+    model = attention(freeze)
+    small = tfc.compress(model, tfc.Sparse(), batch_size=None)
+    frozen = {"query": True, "key": False, "value": True, "attention_output": True}
+    for found in (small.get_layer("attention"), tfc.decompress(small).get_layer("attention")):
+        assert isinstance(found, K.MultiHeadAttention)
+        parts = {part.name: part.trainable for part in found._flatten_layers()}
+        assert frozen.items() <= parts.items()
+    model = attention(adapt)
+    small = tfc.compress(model, tfc.Sparse(), batch_size=None)
+    assert not isinstance(small.get_layer("attention"), layers.MultiHeadAttention)
+    assert (
+        layers.composite.split_refusal(model.get_layer("attention")) == "its query has LoRA weights"
+    )
+    np.testing.assert_allclose(small(x), model(x), rtol=1e-4, atol=1e-5)
 
 
 def residual(activation):

@@ -19,8 +19,8 @@ def fuse(
 ) -> tuple[dict[Layer, Layer], dict[Layer, Layer]]:
     """Finds layers of a model that one op can do the work of.
 
-    A LayerNormalization over the last axis, and an Add of equal shapes that nothing but an
-    activation follows, which becomes an `Absorbed`.
+    A LayerNormalization over the last axis, and an Add of equal shapes; an activation that alone
+    follows it becomes an `Absorbed`.
 
     Args:
         model: A model; it is left as it is.
@@ -38,9 +38,12 @@ def fuse(
         cls = fused(layer)
         if cls is not None:
             new_layers[layer] = cls.from_layer(layer)
+        if not _adds_equal_shapes(layer):
+            continue
         after = _activation_after(model, layer)
+        activation = None if after is None else activation_of(after)
+        new_layers[layer] = Add(activation, name=layer.name, dtype=layer.dtype_policy)
         if after is not None:
-            new_layers[layer] = Add(activation_of(after), name=layer.name, dtype=layer.dtype_policy)
             new_layers[after] = Absorbed(
                 name=after.name, dtype=after.dtype_policy, trainable=after.trainable
             )
@@ -50,19 +53,26 @@ def fuse(
 
 def plain(layer: Layer) -> Layer | None:
     """The Keras layer that a fused one stands for; `None` for others."""
+    if type(layer) is Add and layer.activation is keras.activations.linear:
+        return keras.layers.Add(name=layer.name, dtype=layer.dtype_policy)
     return layer.to_layer() if isinstance(layer, FusedLayer) else None
 
 
-def _activation_after(model: keras.Model, layer: Any) -> Layer | None:
-    """The activation that alone takes the outputs of a sum of equal shapes, or `None`."""
+def _adds_equal_shapes(layer: Any) -> bool:
+    """Whether a layer is a sum of floating-point tensors whose shapes are known and the same."""
     if type(layer) is not keras.layers.Add:
-        return None
+        return False
     tensors = [tensor for node in layer._inbound_nodes for tensor in node.input_tensors]
     shapes = {tuple(tensor.shape[1:]) for tensor in tensors}
-    if len(shapes) != 1 or None in shapes.pop():
-        return None
-    if not all(tf.as_dtype(tensor.dtype).is_floating for tensor in tensors):
-        return None
+    return (
+        len(shapes) == 1
+        and None not in shapes.pop()
+        and all(tf.as_dtype(tensor.dtype).is_floating for tensor in tensors)
+    )
+
+
+def _activation_after(model: keras.Model, layer: Any) -> Layer | None:
+    """The activation that alone takes the outputs of a layer and can be fused, or `None`."""
     for after in followers(model, layer)[:1]:
         activation = activation_of(after)
         if activation is None or layer.dtype_policy != after.dtype_policy:

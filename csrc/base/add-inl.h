@@ -12,12 +12,16 @@ namespace {
 // Numbers that are added, activated and converted before the next ones: they stay in L1 between.
 constexpr int64_t kAddChunk = 512;
 
-// What residual networks do: two terms of float32, and relu.
-TFCOMPRESS_INLINE void AddTwoAndRelu(const float* a, const float* b, float* y, int64_t n) {
-  _Pragma("GCC ivdep")  // y may be a or b
+// What residual networks do: two terms of float32, and relu or nothing.
+template <bool kRelu>
+TFCOMPRESS_INLINE void AddTwo(const AddArgs& args, int64_t begin, int64_t n) {
+  const float* a = static_cast<const float*>(args.x[0]) + begin;
+  const float* b = static_cast<const float*>(args.x[1]) + begin;
+  float* y = static_cast<float*>(args.y) + begin;
+#pragma GCC ivdep  // y may be a or b
   for (int64_t i = 0; i < n; ++i) {
     const float sum = a[i] + b[i];
-    y[i] = sum < 0.0f ? 0.0f : sum;
+    y[i] = kRelu && sum < 0.0f ? 0.0f : sum;
   }
 }
 
@@ -35,10 +39,9 @@ TFCOMPRESS_INLINE void AddChunk(const AddArgs& args, int64_t begin, int64_t n) {
 }
 
 void AddRangeHere(const AddArgs& args, int64_t begin, int64_t end) {
-  if (args.type == ElementType::kFloat32 && args.terms == 2 && args.activation == Activation::kRelu) {
-    const float* a = static_cast<const float*>(args.x[0]);
-    const float* b = static_cast<const float*>(args.x[1]);
-    return AddTwoAndRelu(a + begin, b + begin, static_cast<float*>(args.y) + begin, end - begin);
+  if (args.type == ElementType::kFloat32 && args.terms == 2) {
+    if (args.activation == Activation::kRelu) return AddTwo<true>(args, begin, end - begin);
+    if (args.activation == Activation::kLinear) return AddTwo<false>(args, begin, end - begin);
   }
   for (; begin < end; begin += kAddChunk) AddChunk(args, begin, Min(kAddChunk, end - begin));
 }

@@ -25,9 +25,8 @@ void Add(const AddArgs& args, ThreadPool* pool) {
   if (args.count == 0) return;
   AddRange& run = AddRangeFor(ActiveTier());
   if (pool->NumThreads() == 1 || args.count < kLeastSharedNumbers) return run(args, 0, args.count);
-  pool->Run(1, (args.count + kNumbersPerTask - 1) / kNumbersPerTask, [&](int64_t, int64_t task, int) {
-    run(args, task * kNumbersPerTask, std::min(args.count, (task + 1) * kNumbersPerTask));
-  });
+  pool->Run(1, (args.count + kNumbersPerTask - 1) / kNumbersPerTask,
+            [&](int64_t, int64_t task, int) { run(args, task * kNumbersPerTask, std::min(args.count, (task + 1) * kNumbersPerTask)); });
 }
 
 }  // namespace tfcompress

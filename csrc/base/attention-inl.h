@@ -25,7 +25,7 @@ namespace tfcompress {
 namespace {
 
 constexpr int kTileRows = 6;
-// Keys whose scores are held at a time: 48 queries of them fit in L2 beside keys and values, a tile of them in L1.
+// Keys whose scores are held at a time: 96 queries of them fit in L2 beside keys and values, a tile of them in L1.
 constexpr int64_t kKeyBlock = 256;
 // Scores are reduced in this many strands: of registers of 4, 8 and 16 floats alike.
 constexpr int64_t kStrands = 32;
@@ -66,8 +66,9 @@ using AttentionTileRef = void (*)(const float* a, int64_t a_stride, const float*
 
 template <typename Isa, bool kAdd, int kRegs>
 TFCOMPRESS_INLINE AttentionTileRef TileOfHeight(int64_t rows) {
-  constexpr AttentionTileRef kTiles[kTileRows] = {AttentionTile<Isa, 1, kRegs, kAdd>, AttentionTile<Isa, 2, kRegs, kAdd>, AttentionTile<Isa, 3, kRegs, kAdd>,
-                                                  AttentionTile<Isa, 4, kRegs, kAdd>, AttentionTile<Isa, 5, kRegs, kAdd>, AttentionTile<Isa, 6, kRegs, kAdd>};
+  constexpr AttentionTileRef kTiles[kTileRows] = {AttentionTile<Isa, 1, kRegs, kAdd>, AttentionTile<Isa, 2, kRegs, kAdd>,
+                                                  AttentionTile<Isa, 3, kRegs, kAdd>, AttentionTile<Isa, 4, kRegs, kAdd>,
+                                                  AttentionTile<Isa, 5, kRegs, kAdd>, AttentionTile<Isa, 6, kRegs, kAdd>};
   return kTiles[rows - 1];
 }
 
@@ -87,8 +88,8 @@ TFCOMPRESS_INLINE AttentionTileRef TileFor(int64_t rows, int64_t columns) {
 
 // c[rows, columns] (+)= a[rows, k] * b, whose panels lie `panel` floats apart.
 template <typename Isa, bool kAdd>
-TFCOMPRESS_INLINE void Multiply(const float* a, int64_t a_stride, const float* b, int64_t panel, int64_t k, float* c, int64_t c_stride, int64_t rows,
-                                int64_t columns) {
+TFCOMPRESS_INLINE void Multiply(const float* a, int64_t a_stride, const float* b, int64_t panel, int64_t k, float* c, int64_t c_stride,
+                                int64_t rows, int64_t columns) {
   constexpr int64_t kWidth = Isa::kRegs * Isa::kLanes;
   for (int64_t column = 0; column < columns; column += kWidth, b += panel) {
     ForEachRowTile(rows, kTileRows, [&](int64_t row, int64_t height) {
@@ -136,38 +137,45 @@ int64_t AttentionScratchHere(const AttentionArgs& args) {
   return AttentionMemory<Isa>(args, nullptr).bytes;
 }
 
-// A row of keys or values as floats: where it is, or converted into `to`.
-TFCOMPRESS_INLINE const float* RowAsFloat(const AttentionArgs& args, const void* x, int64_t row, int64_t size, float* to) {
-  const char* from = static_cast<const char*>(x) + row * size * ElementBytes(args.type);
+// n numbers of keys or values, from `begin` on, as floats: where they are, or converted into `to`.
+TFCOMPRESS_INLINE const float* AsFloat(const AttentionArgs& args, const void* x, int64_t begin, int64_t n, float* to) {
+  const char* from = static_cast<const char*>(x) + begin * ElementBytes(args.type);
   if (args.type == ElementType::kFloat32) return reinterpret_cast<const float*>(from);
-  LoadAsFloat(from, args.type, to, size);
+  LoadAsFloat(from, args.type, to, n);
   return to;
 }
 
 // Lays out keys and values of a head as panels.
 template <typename Isa>
-TFCOMPRESS_NOINLINE void PrepareKeysAndValues(const AttentionArgs& args, int64_t batch, int64_t kv_head, const AttentionMemory<Isa>& memory) {
+TFCOMPRESS_NOINLINE void PrepareKeysAndValues(const AttentionArgs& args, int64_t batch, int64_t kv_head,
+                                              const AttentionMemory<Isa>& memory) {
   constexpr int64_t kWidth = Isa::kRegs * Isa::kLanes;
-  constexpr int kTogether = 4;  // keys beside each other: a store of all of them for each dimension
+  constexpr int kTogether = 4;         // keys beside each other: a store of all of them for each dimension
+  constexpr int64_t kDimensions = 64;  // of a panel at a time: 16 KB that are written in pieces stay in L1
+  const int64_t stride = args.kv_heads * args.key_dim, panel_keys = RoundUp(args.keys, kWidth);
   const auto row = [&](int64_t key) { return (batch * args.keys + key) * args.kv_heads + kv_head; };
-  for (int64_t key = 0; key < RoundUp(args.keys, kWidth); key += kTogether) {
-    float* __restrict__ to = memory.keys + key / kWidth * kWidth * args.key_dim + key % kWidth;
-    if (args.type == ElementType::kFloat32 && key + kTogether <= args.keys) {
-      const float* from = RowAsFloat(args, args.key, row(key), args.key_dim, nullptr);
-      const int64_t stride = args.kv_heads * args.key_dim;
-      for (int64_t i = 0; i < args.key_dim; ++i) {
-        for (int j = 0; j < kTogether; ++j) to[i * kWidth + j] = from[j * stride + i];
+  for (int64_t panel = 0; panel < panel_keys; panel += kWidth) {
+    for (int64_t first = 0; first < args.key_dim; first += kDimensions) {
+      const int64_t n = Min(kDimensions, args.key_dim - first);
+      for (int64_t key = panel; key < panel + kWidth; key += kTogether) {
+        float* __restrict__ to = memory.keys + panel * args.key_dim + first * kWidth + (key - panel);
+        if (args.type == ElementType::kFloat32 && key + kTogether <= args.keys) {
+          const float* from = static_cast<const float*>(args.key) + row(key) * args.key_dim + first;
+          for (int64_t i = 0; i < n; ++i) {
+            for (int j = 0; j < kTogether; ++j) to[i * kWidth + j] = from[j * stride + i];
+          }
+          continue;
+        }
+        for (int j = 0; j < kTogether; ++j) {
+          const bool inside = key + j < args.keys;
+          const float* from = inside ? AsFloat(args, args.key, row(key + j) * args.key_dim + first, n, memory.row) : nullptr;
+          for (int64_t i = 0; i < n; ++i) to[i * kWidth + j] = inside ? from[i] : 0.0f;
+        }
       }
-      continue;
-    }
-    for (int j = 0; j < kTogether; ++j) {
-      const bool inside = key + j < args.keys;
-      const float* from = inside ? RowAsFloat(args, args.key, row(key + j), args.key_dim, memory.row) : nullptr;
-      for (int64_t i = 0; i < args.key_dim; ++i) to[i * kWidth + j] = inside ? from[i] : 0.0f;
     }
   }
   for (int64_t key = 0; key < args.keys; ++key) {
-    const float* from = RowAsFloat(args, args.value, row(key), args.value_dim, memory.row);
+    const float* from = AsFloat(args, args.value, row(key) * args.value_dim, args.value_dim, memory.row);
     for (int64_t first = 0; first < memory.values_width; first += kWidth) {
       float* __restrict__ to = memory.values + first * args.keys + key * kWidth;
       const int64_t n = Min(kWidth, args.value_dim - first);
@@ -237,8 +245,8 @@ void AttentionHere(const AttentionArgs& args, int64_t batch, int64_t head, int64
   }
   for (int64_t first = 0; first < args.keys; first += kKeyBlock) {
     const int64_t keys = Min(kKeyBlock, args.keys - first), width = RoundUp(keys, kStrands);
-    Multiply<Isa, false>(memory.queries, args.key_dim, memory.keys + first * args.key_dim, kWidth * args.key_dim, args.key_dim, memory.scores, memory.block, rows,
-                         keys);
+    Multiply<Isa, false>(memory.queries, args.key_dim, memory.keys + first * args.key_dim, kWidth * args.key_dim, args.key_dim,
+                         memory.scores, memory.block, rows, keys);
     for (int64_t row = 0; row < rows; ++row) {
       float* scores = memory.scores + row * memory.block;
       if (args.mask != nullptr) {
@@ -261,9 +269,11 @@ void AttentionHere(const AttentionArgs& args, int64_t batch, int64_t head, int64
     }
     const float* values = memory.values + first * kWidth;
     if (first == 0) {
-      Multiply<Isa, false>(memory.scores, memory.block, values, kWidth * args.keys, keys, memory.outputs, memory.values_width, rows, args.value_dim);
+      Multiply<Isa, false>(memory.scores, memory.block, values, kWidth * args.keys, keys, memory.outputs, memory.values_width, rows,
+                           args.value_dim);
     } else {
-      Multiply<Isa, true>(memory.scores, memory.block, values, kWidth * args.keys, keys, memory.outputs, memory.values_width, rows, args.value_dim);
+      Multiply<Isa, true>(memory.scores, memory.block, values, kWidth * args.keys, keys, memory.outputs, memory.values_width, rows,
+                          args.value_dim);
     }
   }
   for (int64_t row = 0; row < rows; ++row) {

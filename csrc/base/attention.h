@@ -51,7 +51,7 @@ struct AttentionKernel {
   // Queries begin ... end - 1 of a head; at most kAttentionQueries. What the worker prepared of the same keys and values before is used again.
   void (*run)(const AttentionArgs& args, int64_t batch, int64_t head, int64_t begin, int64_t end, void* scratch);
 };
-inline constexpr int64_t kAttentionQueries = 48;
+inline constexpr int64_t kAttentionQueries = 96;
 
 extern const AttentionKernel kAttentionPortable;
 #ifdef TFCOMPRESS_HAVE_X86_TIERS

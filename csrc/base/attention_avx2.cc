@@ -1,6 +1,6 @@
 // AVX2 + FMA: tiles of 6 rows by 16 columns: 12 sums, 2 operands, a broadcast.
-#include "base/x86_intrinsics.h"
 #include "base/attention-inl.h"
+#include "base/x86_intrinsics.h"
 
 namespace tfcompress {
 namespace {

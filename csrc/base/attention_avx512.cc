@@ -1,6 +1,6 @@
 // AVX-512: tiles of 6 rows by 64 columns: 24 sums, 4 operands.
-#include "base/x86_intrinsics.h"
 #include "base/attention-inl.h"
+#include "base/x86_intrinsics.h"
 
 namespace tfcompress {
 namespace {

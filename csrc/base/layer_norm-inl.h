@@ -46,7 +46,7 @@ TFCOMPRESS_INLINE float RowSum(const LayerNormArgs& args, const char* row, const
 // y[i] = (x[i] - mean) * inverse * gamma[i] + beta[i]
 template <bool kGamma, bool kBeta>
 TFCOMPRESS_INLINE void Normalise(const float* x, float mean, float inverse, const float* gamma, const float* beta, float* y, int64_t n) {
-  _Pragma("GCC ivdep")  // y may be x
+#pragma GCC ivdep  // y may be x
   for (int64_t i = 0; i < n; ++i) {
     float value = (x[i] - mean) * inverse;
     if (kGamma) value *= gamma[i];
@@ -67,7 +67,8 @@ void LayerNormRow(const LayerNormArgs& args, int64_t row) {
   ForFeatures(args, x, [&](int64_t first, const float* values, int64_t n) {
     const float* gamma = kGamma ? args.gamma + first : nullptr;
     const float* beta = kBeta ? args.beta + first : nullptr;
-    if (args.type == ElementType::kFloat32) return Normalise<kGamma, kBeta>(values, mean, inverse, gamma, beta, reinterpret_cast<float*>(y), n);
+    if (args.type == ElementType::kFloat32)
+      return Normalise<kGamma, kBeta>(values, mean, inverse, gamma, beta, reinterpret_cast<float*>(y), n);
     float result[kNormChunk];
     Normalise<kGamma, kBeta>(values, mean, inverse, gamma, beta, result, n);
     StoreFromFloat(result, y + first * bytes, args.type, n);

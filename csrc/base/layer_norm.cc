@@ -26,9 +26,8 @@ void LayerNorm(const LayerNormArgs& args, ThreadPool* pool) {
   LayerNormRows& run = LayerNormRowsFor(ActiveTier());
   if (pool->NumThreads() == 1 || args.rows < kLeastSharedNumbers / args.features) return run(args, 0, args.rows);
   const int64_t rows_per_task = std::max<int64_t>(1, kNumbersPerTask / args.features);
-  pool->Run(1, (args.rows + rows_per_task - 1) / rows_per_task, [&](int64_t, int64_t task, int) {
-    run(args, task * rows_per_task, std::min(args.rows, (task + 1) * rows_per_task));
-  });
+  pool->Run(1, (args.rows + rows_per_task - 1) / rows_per_task,
+            [&](int64_t, int64_t task, int) { run(args, task * rows_per_task, std::min(args.rows, (task + 1) * rows_per_task)); });
 }
 
 }  // namespace tfcompress

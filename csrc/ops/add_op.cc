@@ -1,9 +1,8 @@
 // TensorFlow's view of csrc/base/add.h. There is a kernel for CPUs alone: on a GPU the layers that use it leave the work to TensorFlow's ops.
-#include "base/add.h"
-
 #include <string>
 #include <vector>
 
+#include "base/add.h"
 #include "ops/op_support.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
@@ -53,8 +52,8 @@ class AddOp : public OpKernel {
     for (const int i : inputs_) {
       const Tensor& term = ctx->input(i);
       OP_REQUIRES(ctx, term.shape() == first.shape(),
-                  absl::InvalidArgumentError(absl::StrCat(kOp, ": x must be tensors of one shape; received shapes ", first.shape().DebugString(), " and ",
-                                                          term.shape().DebugString())));
+                  absl::InvalidArgumentError(absl::StrCat(kOp, ": x must be tensors of one shape; received shapes ",
+                                                          first.shape().DebugString(), " and ", term.shape().DebugString())));
       x.push_back(term.data());
     }
     AddArgs args;

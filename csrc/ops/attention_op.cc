@@ -1,10 +1,9 @@
 // TensorFlow's view of csrc/base/attention.h. There is a kernel for CPUs alone: on a GPU the layers that use it leave the work to Keras' ops, two
 // batched products by cuBLAS.
-#include "base/attention.h"
-
 #include <cmath>
 #include <string>
 
+#include "base/attention.h"
 #include "ops/op_support.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
@@ -100,12 +99,13 @@ class AttentionOp : public OpKernel {
     args->kv_heads = key.dim_size(2);
     args->value_dim = value.dim_size(3);
     if (key.dim_size(0) != args->batch || key.dim_size(3) != args->key_dim) {
-      return absl::InvalidArgumentError(absl::StrCat(kOp, ": key must have shape [", args->batch, ",keys,kv_heads,", args->key_dim, "] for query of shape ",
-                                                     query.shape().DebugString(), "; received shape ", key.shape().DebugString()));
+      return absl::InvalidArgumentError(absl::StrCat(kOp, ": key must have shape [", args->batch, ",keys,kv_heads,", args->key_dim,
+                                                     "] for query of shape ", query.shape().DebugString(), "; received shape ",
+                                                     key.shape().DebugString()));
     }
     if (args->heads > 0 && (args->kv_heads == 0 || args->heads % args->kv_heads != 0)) {
-      return absl::InvalidArgumentError(absl::StrCat(kOp, ": key must have heads that divide the ", args->heads, " of query; received shape ",
-                                                     key.shape().DebugString()));
+      return absl::InvalidArgumentError(absl::StrCat(kOp, ": key must have heads that divide the ", args->heads,
+                                                     " of query; received shape ", key.shape().DebugString()));
     }
     if (value.dim_size(0) != args->batch || value.dim_size(1) != args->keys || value.dim_size(2) != args->kv_heads) {
       return absl::InvalidArgumentError(absl::StrCat(kOp, ": value must have shape [", args->batch, ",", args->keys, ",", args->kv_heads,
@@ -134,8 +134,9 @@ class AttentionOp : public OpKernel {
     for (int d = 3; d >= 0; --d) {
       const int64_t size = mask.dim_size(d);
       if (size != sizes[d] && size != 1) {
-        return absl::InvalidArgumentError(absl::StrCat(kOp, ": mask must have the shape of the scores, [", sizes[0], ",", sizes[1], ",", sizes[2], ",", sizes[3],
-                                                       "], or 1 in places; received shape ", mask.shape().DebugString()));
+        return absl::InvalidArgumentError(absl::StrCat(kOp, ": mask must have the shape of the scores, [", sizes[0], ",", sizes[1], ",",
+                                                       sizes[2], ",", sizes[3], "], or 1 in places; received shape ",
+                                                       mask.shape().DebugString()));
       }
       args->mask_strides[d] = size == 1 ? 0 : stride;
       stride *= size;

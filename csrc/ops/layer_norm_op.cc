@@ -1,9 +1,8 @@
 // TensorFlow's view of csrc/base/layer_norm.h. There is a kernel for CPUs alone: on a GPU the layers that use it leave the work to Keras' ops,
 // which are launched side by side there.
-#include "base/layer_norm.h"
-
 #include <cmath>
 
+#include "base/layer_norm.h"
 #include "ops/op_support.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"

@@ -71,7 +71,8 @@ struct AttentionProblem {
     *static_cast<int64_t*>(scratch.data()) = -1;
     for (int64_t b = 0; b < a.batch; ++b) {
       for (int64_t h = 0; h < a.heads; ++h) {
-        for (int64_t t = 0; t < a.queries; t += kAttentionQueries) kernel.run(args, b, h, t, std::min(a.queries, t + kAttentionQueries), scratch.data());
+        for (int64_t t = 0; t < a.queries; t += kAttentionQueries)
+          kernel.run(args, b, h, t, std::min(a.queries, t + kAttentionQueries), scratch.data());
       }
     }
     return y;
@@ -106,15 +107,16 @@ void CheckAttention(const AttentionProblem& p, const std::vector<float>& y, cons
         for (int64_t v = 0; v < a.value_dim; ++v) {
           double sum = 0, size = 0;
           for (int64_t s = 0; s < a.keys; ++s) {
-            const double product = scores[static_cast<size_t>(s)] / total * *At(p.value, ((b * a.keys + s) * a.kv_heads + kv) * a.value_dim + v);
+            const double product =
+                scores[static_cast<size_t>(s)] / total * *At(p.value, ((b * a.keys + s) * a.kv_heads + kv) * a.value_dim + v);
             sum += product;
             size += std::fabs(product);
           }
           if (a.zero_blind && most == kMaskedScore) sum = size = 0;
           const float got = *At(y, ((b * a.queries + t) * a.heads + h) * a.value_dim + v);
           // Scores of some 30 have errors of some 1e-5, which their exponentials multiply by.
-          EXPECT(std::fabs(got - sum) <= 1e-4 * size + 1e-6, "%s: attention of %ld keys, %ld dimensions: %g of %g", tier, static_cast<long>(a.keys),
-                 static_cast<long>(a.key_dim), static_cast<double>(got), sum);
+          EXPECT(std::fabs(got - sum) <= 1e-4 * size + 1e-6, "%s: attention of %ld keys, %ld dimensions: %g of %g", tier,
+                 static_cast<long>(a.keys), static_cast<long>(a.key_dim), static_cast<double>(got), sum);
         }
       }
     }
@@ -163,8 +165,8 @@ void CheckNorm(const NormProblem& p, const std::vector<float>& y, const char* ti
       const double scale = (a.gamma == nullptr ? 1 : a.gamma[i]) / std::sqrt(variance + a.epsilon);
       const double expected = (x[i] - mean) * scale + (a.beta == nullptr ? 0 : a.beta[i]);
       const double error = 1e-5 * (1 + std::fabs(expected)) + 3e-6 * std::fabs(scale) * std::fabs(mean);
-      EXPECT(std::fabs(*At(y, row * a.features + i) - expected) <= error, "%s: norm of %ld features: %g of %g", tier, static_cast<long>(a.features),
-             static_cast<double>(*At(y, row * a.features + i)), expected);
+      EXPECT(std::fabs(*At(y, row * a.features + i) - expected) <= error, "%s: norm of %ld features: %g of %g", tier,
+             static_cast<long>(a.features), static_cast<double>(*At(y, row * a.features + i)), expected);
     }
   }
 }
@@ -175,7 +177,8 @@ struct AddProblem {
   explicit AddProblem(Random& random) {
     a.terms = Uniform(random, 1, 4);
     a.count = Size(random, 1500);
-    a.activation = OneIn(random, 2) ? Activation::kRelu : static_cast<Activation>(Uniform(random, 0, static_cast<int64_t>(Activation::kCount) - 1));
+    a.activation =
+        OneIn(random, 2) ? Activation::kRelu : static_cast<Activation>(Uniform(random, 0, static_cast<int64_t>(Activation::kCount) - 1));
     for (int64_t t = 0; t < a.terms; ++t) x.push_back(Normal(random, a.count));
   }
 
@@ -268,7 +271,8 @@ int Main(int cases, uint64_t seed) {
     for (const Tier tier : DistinctTiers(AddRangeFor)) CheckAdd(add, add.Run(AddRangeFor(tier)), name(tier));
     if (i % 5 != 0) continue;
     const AttentionProblem attention(random);
-    for (const Tier tier : DistinctTiers(AttentionKernelFor)) CheckAttention(attention, attention.Run(AttentionKernelFor(tier)), name(tier));
+    for (const Tier tier : DistinctTiers(AttentionKernelFor))
+      CheckAttention(attention, attention.Run(AttentionKernelFor(tier)), name(tier));
   }
   TestThreads(random);
   return Finish();

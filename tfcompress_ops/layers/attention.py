@@ -6,6 +6,7 @@ import keras
 
 from tfcompress_ops import float_ops
 from tfcompress_ops.layers.composite import CompositeLayer, splits
+from tfcompress_ops.structure import held
 
 
 class _Attention(CompositeLayer):
@@ -15,15 +16,11 @@ class _Attention(CompositeLayer):
 
     def take_weights(self, layer: Any) -> None:
         """Takes over the weights of the projections."""
-        this: Any = self
-        for source, target in zip(layer.variables, this.variables, strict=True):
-            target.assign(source)
+        _copy_parts(layer, self)
 
     def give_weights(self, layer: Any) -> None:
         """Gives the weights of the projections."""
-        this: Any = self
-        for source, target in zip(this.variables, layer.variables, strict=True):
-            target.assign(source)
+        _copy_parts(self, layer)
 
     def plain_build_config(self) -> Any:
         """The shapes that the layer was built for."""
@@ -32,9 +29,49 @@ class _Attention(CompositeLayer):
 
     @classmethod
     def split_refusal(cls, layer: Any) -> str | None:
-        """Says no to what Keras quantised."""
-        modes = {sub.quantization_mode for sub in layer._flatten_layers()} - {None}
-        return f"Keras has quantised it to {modes.pop()}; compress it before" if modes else None
+        """Says no where its parts are not those that its config describes."""
+        for part in _parts(layer).values():
+            if type(part) not in _PARTS or part.quantization_mode is not None:
+                return f"its {part.name} is not as Keras makes it"
+            if getattr(part, "lora_enabled", False):
+                return f"its {part.name} has LoRA weights"
+        return None
+
+    @classmethod
+    def from_layer(cls, layer: Any) -> Any:
+        """Copies a built layer of the class that this one replaces."""
+        new = super().from_layer(layer)
+        _freeze_like(layer, new)
+        return new
+
+    def to_layer(self) -> Any:
+        """The Keras layer with the same weights."""
+        layer = super().to_layer()
+        _freeze_like(self, layer)
+        return layer
+
+
+_PARTS = (keras.layers.EinsumDense, keras.layers.Softmax, keras.layers.Dropout)
+
+
+def _parts(layer: Any) -> dict[Any, Any]:
+    """The layers inside, by the attributes that hold them."""
+    return dict(held(layer))
+
+
+def _copy_parts(source: Any, target: Any) -> None:
+    others = _parts(target)
+    for hop, part in _parts(source).items():
+        for one, other in zip(part.variables, others[hop].variables, strict=True):
+            other.assign(one)
+
+
+def _freeze_like(source: Any, target: Any) -> None:
+    """Parts may be frozen by themselves."""
+    others = _parts(target)
+    for hop, part in _parts(source).items():
+        if others[hop].trainable != part.trainable:
+            others[hop].trainable = part.trainable
 
 
 def _attend(query: Any, key: Any, value: Any, mask: Any, scale: float, dropout: float) -> Any:
