@@ -19,8 +19,8 @@ def fuse(
 ) -> tuple[dict[Layer, Layer], dict[Layer, Layer]]:
     """Finds layers of a model that one op can do the work of.
 
-    A LayerNormalization over the last axis, and an Add of equal shapes; an activation that alone
-    follows it becomes an `Absorbed`.
+    A LayerNormalization over the last axis, and an Add of equal shapes that nothing but an
+    activation follows, which becomes an `Absorbed`.
 
     Args:
         model: A model; it is left as it is.
@@ -38,12 +38,10 @@ def fuse(
         cls = fused(layer)
         if cls is not None:
             new_layers[layer] = cls.from_layer(layer)
-        if not _adds_equal_shapes(layer):
-            continue
-        after = _activation_after(model, layer)
-        activation = None if after is None else activation_of(after)
-        new_layers[layer] = Add(activation, name=layer.name, dtype=layer.dtype_policy)
+        # A sum alone gains some 20 us where it is small, and loses as much where it is not.
+        after = _activation_after(model, layer) if _adds_equal_shapes(layer) else None
         if after is not None:
+            new_layers[layer] = Add(activation_of(after), name=layer.name, dtype=layer.dtype_policy)
             new_layers[after] = Absorbed(
                 name=after.name, dtype=after.dtype_policy, trainable=after.trainable
             )
@@ -53,8 +51,6 @@ def fuse(
 
 def plain(layer: Layer) -> Layer | None:
     """The Keras layer that a fused one stands for; `None` for others."""
-    if type(layer) is Add and layer.activation is keras.activations.linear:
-        return keras.layers.Add(name=layer.name, dtype=layer.dtype_policy)
     return layer.to_layer() if isinstance(layer, FusedLayer) else None
 
 
