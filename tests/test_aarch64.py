@@ -76,7 +76,7 @@ def test_kernels_of_every_tier(build: Path, name: str, cpu: str) -> None:
     assert lines[1:] == [*(f"{tier}: 0 failures" for tier in CPUS[cpu]), "OK"], output
 
 
-@pytest.mark.parametrize("name", ["parallel_test", "depthwise_test"])
+@pytest.mark.parametrize("name", ["parallel_test", "depthwise_test", "float_ops_test"])
 def test_what_has_no_tiers(build: Path, name: str) -> None:
     assert run(*EMULATOR, build / "tests/csrc" / name).endswith("OK\n")
 

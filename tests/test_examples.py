@@ -23,6 +23,7 @@ DOCUMENTED = [
     "formats.int8_rows",
     "layers.dense",
     "layers.depthwise",
+    "layers.fused",
     "layers.quantized",
     "methods.averaging",
     "methods.distillation",

@@ -13,7 +13,7 @@ import tfcompress_ops
 CASES = 1000
 
 
-@pytest.mark.parametrize("format_", ["int8", "sparse", "binary", "patches"])
+@pytest.mark.parametrize("format_", ["int8", "sparse", "binary", "patches", "float_ops"])
 def test_ops_give_an_error_or_the_right_answer(tmp_path, format_):
     places = (Path(__file__).parent, Path(tfcompress_ops.__file__).parent.parent)
     command = ("-m", "fuzz", "--format", format_, "--cases", str(CASES), "--seed", "20251")

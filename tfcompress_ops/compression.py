@@ -21,6 +21,8 @@ from tfcompress_ops import formats as formats_lib
 from tfcompress_ops.break_even import alternative
 from tfcompress_ops.formats.calibration import METHODS
 from tfcompress_ops.formats.format import Format
+from tfcompress_ops.fusing import fuse
+from tfcompress_ops.fusing import plain as plain_layer
 from tfcompress_ops.layers.composite import CompositeLayer, split_refusal
 from tfcompress_ops.layers.layer import CompressedLayer, refusal, replacement, trained_format
 from tfcompress_ops.linking import join
@@ -31,6 +33,7 @@ from tfcompress_ops.structure import all_paths, is_graph, layer_paths
 Formats = Any  # A format or its name, or {glob: format, name or None}.
 _CALIBRATION_BATCH = 64
 _NOTE = "_tfcompress_note"
+_ONE_OP = "it has no matrix; one op does its work"
 _SEARCH_OPTIONS = ("data", "metric", "max_drop", "objective", "candidates")
 _LOG = logging.getLogger(__name__)
 
@@ -165,7 +168,7 @@ def compress(
             new_layers[layer] = _compressed(layer, format_, ranges.get(layer), batch_size)
         except ValueError as error:
             raise ValueError(f"Layer {path!r} cannot be compressed: {error}") from error
-    return assemble(plain, new_layers, absorbed, pack_signs)
+    return assemble(plain, new_layers, absorbed, pack_signs, _touched(plain, formats))
 
 
 def assemble(
@@ -173,6 +176,7 @@ def assemble(
     new_layers: Mapping[Layer, Layer],
     absorbed: Mapping[str, str],
     pack_signs: bool,
+    touched: Callable[[str], bool] = lambda path: True,
 ) -> keras.Model:
     """Puts compressed layers into a copy of a prepared model.
 
@@ -181,6 +185,8 @@ def assemble(
         new_layers: Layers of it and those that take their places.
         absorbed: What `absorb` said.
         pack_signs: Whether binary layers that feed each other are joined.
+        touched: Takes the path of a layer without a matrix, and tells whether one op may do its
+            work (`fuse`).
 
     Returns:
         A new model. Layers that were split and of which no part is compressed are in one piece.
@@ -194,6 +200,8 @@ def assemble(
         new_layers = {**new_layers, **joints.new_layers}
         absorbed = {**absorbed, **{paths[one]: paths[by] for one, by in joints.absorbed.items()}}
         reasons = joints.reasons
+    fused, follows = fuse(plain, touched)
+    absorbed = {**absorbed, **{paths[one]: paths[by] for one, by in follows.items()}}
     notes = _absorbed_notes(absorbed)
 
     def replace(layer: Layer) -> Layer | None:
@@ -204,6 +212,10 @@ def assemble(
                 return layer.to_layer()
             return None
         new = new_layers.get(layer)
+        if new is None and layer in fused:
+            return noted(
+                fused[layer], ", and ".join(filter(None, [_ONE_OP, notes.get(paths[layer])]))
+            )
         if new is not None:
             parts = [note_of(new), notes.get(paths[layer]), reasons.get(layer)]
             note = ". ".join(filter(None, parts))
@@ -213,6 +225,16 @@ def assemble(
         return new
 
     return rebuild(plain, replace)
+
+
+def _touched(model: keras.Model, formats: Formats) -> Callable[[str], bool]:
+    """Which layers, by their paths, patterns give a format to, whatever they can do with it."""
+    found: dict[str, bool] = {}
+    paths = list(layer_paths(model))
+    for pattern, value in by_pattern(formats).items():
+        for path in matching(pattern, paths):
+            found.setdefault(path, value is not None)
+    return lambda path: found.get(path, False)
 
 
 def _compressed(layer: Layer, format: Format, calibration: Any, batch_size: int | None) -> Layer:
@@ -273,7 +295,7 @@ def decompress(model: keras.Model) -> keras.Model:
         rebuild(
             model, lambda layer: layer.to_layer() if isinstance(layer, CompressedLayer) else None
         ),
-        lambda layer: layer.to_layer() if _is_mergeable(layer) else None,
+        lambda layer: layer.to_layer() if _is_mergeable(layer) else plain_layer(layer),
     )
 
 

@@ -17,7 +17,7 @@ _module = _loader.load()
 
 # What the ops fuse, by the name that their `activation` attribute takes. The function is both what
 # a Keras layer's activation is recognised by and what its gradient is derived from.
-_FUSED: dict[str, Callable[[Any], Any]] = {
+FUSED_ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "linear": keras.activations.linear,
     "relu": keras.activations.relu,
     "relu6": keras.activations.relu6,
@@ -35,7 +35,7 @@ _FUSED: dict[str, Callable[[Any], Any]] = {
     "hard_sigmoid": keras.activations.hard_sigmoid,
     "hard_silu": keras.activations.hard_silu,
 }
-_FUSED_NAMES = {function: name for name, function in _FUSED.items()}
+_FUSED_NAMES = {function: name for name, function in FUSED_ACTIVATIONS.items()}
 _X_DTYPES = (tf.float32, tf.bfloat16, tf.float16)
 
 
@@ -59,7 +59,7 @@ def fused_activation_name(
         >>> fused_activation_name("relu")
         ('relu', None)
     """
-    if isinstance(activation, str) and activation in _FUSED:
+    if isinstance(activation, str) and activation in FUSED_ACTIVATIONS:
         return activation, None
     function = keras.activations.get(activation)
     try:
@@ -503,7 +503,7 @@ def _depthwise_gradient(op: Any, dy: tf.Tensor) -> list[tf.Tensor | None]:
         )
         for vector in bias:
             y += vector
-        y = _FUSED[op.get_attr("activation").decode()](y)
+        y = FUSED_ACTIVATIONS[op.get_attr("activation").decode()](y)
     gradients: list[tf.Tensor | None] = tape.gradient(y, list(op.inputs), output_gradients=dy)
     return gradients
 
@@ -545,7 +545,7 @@ def _activation_gradient(
         z = linear()
         with tf.GradientTape() as tape:
             tape.watch(z)
-            y = _FUSED[activation](z)
+            y = FUSED_ACTIVATIONS[activation](z)
         dz = tape.gradient(y, z, output_gradients=dz)
     rows = tf.reduce_prod(tf.shape(dy)[:-1])
     return tf.reshape(dz, tf.stack([rows, tf.shape(weights)[1]]))

@@ -167,7 +167,7 @@ def _absorbed(layer: Layer, after: Layer) -> Layer | None:
     if type(after) is keras.layers.BatchNormalization:
         last = after.axis in (-1, len(after.get_build_config()["input_shape"]) - 1)
         return cls.scaled(layer, *_affine(after)) if last else None
-    activation = _activation_of(after)
+    activation = activation_of(after)
     if activation is None or fused_activation_name(activation)[1] is not None:
         return None
     new = copy_layer(layer)
@@ -188,7 +188,7 @@ def _affine(norm: Any) -> tuple[Any, Any]:
     return scale, shift
 
 
-def _activation_of(layer: Any) -> Any:
+def activation_of(layer: Any) -> Any:
     """The function of a layer that is nothing but an activation, or `None`."""
     if type(layer) is keras.layers.Activation:
         return layer.activation

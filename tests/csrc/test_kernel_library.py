@@ -16,7 +16,7 @@ CASES = 300
 MUTATIONS = 100_000
 SEED = 20_251
 # What an instruction-set file gives to others: its table of kernels, or its only function.
-PUBLIC = r"tfcompress::.*(Kernels\(\)|RowsAvx\w+\(.*\))"
+PUBLIC = r"tfcompress::.*(Kernels\(\)|(Rows|Range)Avx\w+\(.*\))"
 
 
 def run(*command: str, cwd: Path = ROOT) -> str:
@@ -45,6 +45,7 @@ def test_kernels_stay_inside_their_memory(tmp_path: Path) -> None:
     build(tmp_path, "-DTFCOMPRESS_SANITIZE=address,undefined", "-DCMAKE_CXX_FLAGS_RELEASE=-O1")
     run_test(tmp_path, "int8_test", CASES, SEED)
     run_test(tmp_path, "depthwise_test", CASES, SEED)
+    run_test(tmp_path, "float_ops_test", CASES, SEED)
     # Packed bits are random, so that every case is one of a malformed matrix.
     run_test(tmp_path, "binary_test", 4 * CASES, SEED)
     run_test(tmp_path, "sparse_test", CASES, SEED)
@@ -58,6 +59,7 @@ def test_kernels_have_no_data_races(tmp_path: Path) -> None:
     run_test(tmp_path, "binary_test", CASES, SEED)
     # One thread is slow under ThreadSanitizer; the cases with several are a tenth of these.
     run_test(tmp_path, "sparse_test", CASES // 3, SEED)
+    run_test(tmp_path, "float_ops_test", CASES // 10, SEED)
     run_test(tmp_path, "parallel_test")
 
 
@@ -76,6 +78,7 @@ def test_avx512_source_on_any_machine(tmp_path: Path) -> None:
         *("-DCMAKE_CXX_FLAGS_RELEASE=-O1", "-DCMAKE_CXX_FLAGS=-Werror -Wno-psabi"),
     )
     run_test(tmp_path, "depthwise_test", CASES, SEED)
+    run_test(tmp_path, "float_ops_test", CASES, SEED)
     for name, tiers in (
         ("int8_test", ("avx512", "avx512vnni")),
         ("binary_test", ("avx512", "avx512vnni", "avx512vbmi")),

@@ -22,7 +22,7 @@ import numpy as np
 
 from .case import LARGE_ELEMENTS, MOST_ELEMENTS, Answer, Case
 
-FORMATS = ("int8", "sparse", "binary", "patches")
+FORMATS = ("int8", "sparse", "binary", "patches", "float_ops")
 # How an op is called: run at once; in a graph whose shapes are unknown while it is traced; and only
 # its shape function, with shapes that are known.
 WAYS = ("eager", "graph", "shapes")

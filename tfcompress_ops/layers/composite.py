@@ -63,10 +63,15 @@ class CompositeLayer(abc.ABC):
         """The Keras layer in one piece, with the same weights."""
         this: Any = self
         layer = self.replaces.from_config(self.plain_config())
-        layer.build_from_config({"input_shape": this.split_input_shape})
+        layer.build_from_config(self.plain_build_config())
         self.give_weights(layer)
         layer.trainable = this.trainable
         return layer
+
+    def plain_build_config(self) -> Any:
+        """The build config that the Keras layer has."""
+        this: Any = self
+        return {"input_shape": this.split_input_shape}
 
     def plain_config(self) -> Any:
         """The config that the Keras layer has."""

@@ -10,6 +10,7 @@ import keras
 from keras.layers import Layer
 
 from tfcompress_ops.layers.composite import CompositeLayer
+from tfcompress_ops.layers.fused import FusedLayer
 from tfcompress_ops.layers.layer import CompressedLayer
 from tfcompress_ops.structure import Hop, held, is_graph
 
@@ -116,7 +117,7 @@ def replaced_layers(container: Layer) -> dict[Layer, list[list[Hop]]]:
 
 def is_replaced(layer: Layer) -> bool:
     """Whether this package put a layer where it is, or one inside the graph that it is."""
-    if isinstance(layer, CompressedLayer | CompositeLayer):
+    if isinstance(layer, CompressedLayer | CompositeLayer | FusedLayer):
         return True
     return is_graph(layer) and any(
         is_replaced(sub) or isinstance(sub, Container) for sub in layer.layers

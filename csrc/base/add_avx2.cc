@@ -1,0 +1,8 @@
+// AVX2.
+#include "base/add-inl.h"
+
+namespace tfcompress {
+
+void AddRangeAvx2(const AddArgs& args, int64_t begin, int64_t end) { AddRangeHere(args, begin, end); }
+
+}  // namespace tfcompress

@@ -1,0 +1,8 @@
+// AVX-512.
+#include "base/layer_norm-inl.h"
+
+namespace tfcompress {
+
+void LayerNormRowsAvx512(const LayerNormArgs& args, int64_t begin, int64_t end) { LayerNormRowsHere(args, begin, end); }
+
+}  // namespace tfcompress

@@ -1,0 +1,8 @@
+// Any CPU.
+#include "base/layer_norm-inl.h"
+
+namespace tfcompress {
+
+void LayerNormRowsPortable(const LayerNormArgs& args, int64_t begin, int64_t end) { LayerNormRowsHere(args, begin, end); }
+
+}  // namespace tfcompress
