@@ -267,6 +267,7 @@ void TestManyRows(Random& random) {
 
 void TestMatMul(Random& random, int64_t cases) {
   std::set<std::pair<int, bool>> gathers;
+  const ProductPlan gather;
   for (const Flavour& flavour : kFlavours) {
     for (const int64_t m : {1, 2, 3, 8, 16, 17, 65, 130}) {
       Case c(random, flavour, m, Size(random, 500), Size(random, 80));
@@ -278,7 +279,7 @@ void TestMatMul(Random& random, int64_t cases) {
         Case c(random, flavour, m, k, Uniform(random, 1, 20));
         const GatherPlan plan = PlanGather(c.a.matrix, m);
         gathers.insert({plan.rows, plan.shared});
-        Run(random, c, DeviceWith(4));
+        Run(random, c, DeviceWith(4), &gather);
       }
     }
     for (const int64_t m : {2, 20}) {

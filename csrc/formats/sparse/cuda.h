@@ -53,10 +53,11 @@ std::string CudaValuesGradient(const Matrix& matrix, const float* x, const float
 
 // ---- Plans ------------------------------------------------------------------------------------------------------------------------------
 
-inline constexpr int64_t kGatherOnly = 8;
+inline constexpr int64_t kGatherOnly = 4;  // so few rows are bound by the weights' bytes in any kernel
 inline constexpr int kGatherThreads = 128;  // 32 steps at a time: a panel of a 90 % pruned 1024 x 1024 matrix has about 130
-// Shared memory for x in a Gather block; rows that do not fit even one at a time are looked up in global memory.
-inline constexpr int64_t kGatherXBytes = 32 << 10;
+// Shared memory for x in a Gather block: two rows of 4,096 and what windows reach behind them. Rows that do not fit even one at a time are looked up in
+// global memory.
+inline constexpr int64_t kGatherXBytes = 34 << 10;
 
 inline constexpr int64_t kColumnsRows = 64;    // of x for a block
 inline constexpr int64_t kColumnsAdvance = 128;  // k whose windows are multiplied at a time; shared memory holds `reach` more: 48 or 64 KiB
@@ -84,7 +85,7 @@ inline constexpr int kTensorRowBytes = 64;  // of a stage
 inline constexpr GemmTile kTensorTiles[] = {
     {32, 64, 32, 16, 4, 4, "up to 32 rows: bound by how fast steps arrive and are expanded; four blocks hide it from each other"},
     {64, 64, 32, 32, 4, 4, "up to 64 rows, and larger batches of narrow layers"},
-    {128, 64, 64, 32, 3, 3, "up to 128 rows; shared memory is read 1.2 times as long as the tensor cores of 8.0 multiply"},
+    {128, 64, 64, 32, 3, 2, "up to 128 rows; shared memory is read 1.2 times as long as the tensor cores of 8.0 multiply"},
     {256, 64, 64, 64, 3, 2, "large products: steps are expanded once for 256 rows, and 64 x 64 a warp reads shared memory 0.9 times as long"},
 };
 inline constexpr int kNumTensorTiles = sizeof(kTensorTiles) / sizeof(kTensorTiles[0]);
