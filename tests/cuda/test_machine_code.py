@@ -322,8 +322,8 @@ def test_sparse_weights_reach_tensor_cores(
         assert products == (64 if int(arch) >= 80 else 256), (name, products)
         counts = Counter(op.split(".")[0] for op in loop)
         assert counts["LDSM"] == 16, (name, counts)
-        # Multiplied, loaded, and what expands a step: the rest stays below half of it all.
-        assert products + counts["LDSM"] >= 0.15 * len(loop), (name, len(loop), counts)
+        # What expands steps beyond the eighth of a window stands in the loop too, and seldom runs.
+        assert products + counts["LDSM"] >= 0.12 * len(loop), (name, len(loop), counts)
 
 
 def test_no_local_memory(
