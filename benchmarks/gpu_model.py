@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tfcompress_ops._kernels import binary_gpu_plan, int8_gpu_plan
+from tfcompress_ops._kernels import binary_gpu_plan, int8_gpu_plan, sparse_gpu_plan
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,15 @@ GPUS = (
 )
 SHAPES = ((1024, 1024), (768, 3072), (4096, 4096))  # in_features x out_features
 BATCHES = (1, 8, 16, 128, 4096)
-SPARSITY = 0.9
-FILL = 0.78  # of the places of a step: 90 % of uniformly random zeros
-COLUMNS_FROM = 17  # rows from which the sparse kernels read x from shared memory for each weight
+# Pruned weights: the type of values, how far a step reaches, what share of weights is stored, and
+# what share of the places of a step the packer fills (90 %: uniformly random zeros).
+SPARSE = {
+    "sparse float32 90 %": ("float32", 64, 0.1, 0.78),
+    "sparse bfloat16 90 %": ("bfloat16", 64, 0.1, 0.73),
+    "sparse int8 90 %": ("int8", 128, 0.1, 0.80),
+    "sparse float32 2:4": ("float32", 64, 0.5, 1.0),
+    "sparse int8 2:4": ("int8", 64, 0.5, 1.0),
+}
 
 
 @dataclass(frozen=True)
@@ -105,22 +111,42 @@ def int8_row(gpu: Gpu, m: int, k: int, n: int) -> tuple[str, float, float, dict[
 
 
 def sparse_row(
-    gpu: Gpu, m: int, k: int, n: int, int8: bool
+    gpu: Gpu, m: int, k: int, n: int, values: str, reach: int, density: float, fill: float
 ) -> tuple[str, float, float, dict[str, float]]:
-    entries = 64 if int8 else 16  # of a step, whose values are 64 bytes
-    steps = k * n * (1 - SPARSITY) / FILL / entries
-    weights = steps * (64 + entries + 2)
-    ideal = weights + 4 * m * k + 4 * m * n
-    moved = ideal + (2 * m * k if int8 else 0)
-    slots = steps * entries
-    clock = gpu.multiprocessors * gpu.clock_ghz * 1e3  # cycles of all multiprocessors in a us
-    multiply = gpu.multiprocessors * gpu.clock_ghz * 64e3
-    work = {
-        "DRAM": moved / (1e3 * gpu.dram_gb_s),
-        "shared memory": 4 * m * slots / (clock * gpu.shared_bytes_per_cycle),
-        "fp32" if not int8 else "int32": m * slots / multiply,
-    }
-    return "columns" if m >= COLUMNS_FROM else "gather", ideal, moved, work
+    entries = {"float32": 16, "bfloat16": 32, "int8": 64}[values]  # of a step: 64 bytes of values
+    steps = round(k * n * density / fill / entries)
+    plan = sparse_gpu_plan(
+        *(m, k, n, steps, values, reach, True),
+        *(gpu.compute_capability, gpu.multiprocessors, gpu.shared_bytes_per_block),
+    )
+    kernel = plan["kernel"]
+    ideal = steps * (64 + entries + 2) + 4 * m * k + 4 * m * n
+    moved = ideal + 2 * plan["workspace_bytes"]
+    name = f"{kernel} {plan['rows']}x{plan['columns']}"
+    if plan["splits"] > 1:
+        name += f" /{plan['splits']}"
+    places = steps * entries
+    cycles = gpu.multiprocessors * gpu.clock_ghz * 1e3  # of all multiprocessors in a us
+    blocks_of_rows = -(-m // plan["rows"])
+    work = {"DRAM": moved / (1e3 * gpu.dram_gb_s)}
+    if kernel == "tensor":
+        # bf16 at half the rate of int8, tf32 at a quarter.
+        work["tensor"] = 2e-6 * m * k * n / (gpu.int8_tops * entries / 64)
+        # Of a stage, 64 bytes of K: warps read their rows and outputs; x, zeros and weights are
+        # written, the last ones by stores of which 3 to 4 conflict.
+        rows, columns = plan["rows"], plan["columns"]
+        across, down = columns // plan["warp_columns"], rows // plan["warp_rows"]
+        lines = 64 / 128 * (rows * across + columns * down + rows + columns)
+        stages = blocks_of_rows * -(-n // columns) * -(-k // entries)
+        wavefronts = stages * lines + places * blocks_of_rows * 3.5 / 32
+        work["shared memory"] = wavefronts * 128 / gpu.shared_bytes_per_cycle / cycles
+    elif kernel == "columns":
+        # Two wavefronts for a place and 64 rows, beside eight instructions.
+        work["shared memory"] = 2 * places * blocks_of_rows / cycles
+    else:
+        # Five instructions for a place, one for each row, a load for four; 4 x 32 lanes a cycle.
+        work["issue"] = places * (5 + 1.25 * plan["rows"]) * blocks_of_rows / 128 / cycles
+    return name, ideal, moved, work
 
 
 def binary_row(
@@ -166,8 +192,7 @@ def rows(gpus: tuple[Gpu, ...] = GPUS) -> Iterator[Row]:
                 single = dense_us(gpu, m, k, n, 4, gpu.float32_tflops)
                 for name, (kernel, ideal, moved, work) in {
                     "int8": int8_row(gpu, m, k, n),
-                    "sparse float32 90 %": sparse_row(gpu, m, k, n, int8=False),
-                    "sparse int8 90 %": sparse_row(gpu, m, k, n, int8=True),
+                    **{name: sparse_row(gpu, m, k, n, *given) for name, given in SPARSE.items()},
                     "binary": binary_row(gpu, m, k, n, "binary", "binary"),
                     "binary, int8 x": binary_row(gpu, m, k, n, "binary", "int8"),
                     "binary, float x": binary_row(gpu, m, k, n, "binary", "float"),

@@ -21,7 +21,10 @@ LAYERS = 20
 FORMATS: dict[str, Callable[[], Any]] = {
     "int8": tfc.Int8,
     "sparse float32 90 %": lambda: tfc.Sparse(sparsity=0.9),
+    "sparse bfloat16 90 %": lambda: tfc.Sparse(sparsity=0.9, values="bfloat16"),
     "sparse int8 90 %": lambda: tfc.Sparse(sparsity=0.9, values="int8"),
+    "sparse float32 2:4": lambda: tfc.Sparse(pattern="2:4"),
+    "sparse int8 2:4": lambda: tfc.Sparse(pattern="2:4", values="int8"),
     "binary": lambda: tfc.Binary(activations="binary"),
     "binary, int8 x": lambda: tfc.Binary(activations="int8"),
     "binary, float x": tfc.Binary,

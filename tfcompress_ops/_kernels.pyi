@@ -86,6 +86,18 @@ def int8_gpu_plan(
     multiprocessors: int,
     shared_bytes_per_block: int,
 ) -> dict[str, Any]: ...
+def sparse_gpu_plan(
+    m: int,
+    k: int,
+    n: int,
+    steps: int,
+    values: str,
+    reach: int,
+    tensor_float: bool,
+    compute_capability: int,
+    multiprocessors: int,
+    shared_bytes_per_block: int,
+) -> dict[str, Any]: ...
 def binary_gpu_plan(
     m: int,
     k: int,

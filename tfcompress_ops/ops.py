@@ -206,9 +206,11 @@ def sparse_matmul(
     arrays stand for; `bias` has its gradient too, and so have float32 `values` (the sampled
     dense-dense product: only at the stored weights).
 
-    Float values take `x` as it is. An infinity or a NaN in a row of `x` makes some or all of its
-    outputs infinite or NaN, since zeros are not multiplied. With int8 values special values are
-    treated as in `int8_matmul`.
+    Float values take `x` as it is, but for tensor cores: on GPUs of compute capability 8.0 or later
+    float32 products may be rounded to TensorFloat-32 and `x` of bfloat16 values to bfloat16, unless
+    `tf.config.experimental.enable_tensor_float_32_execution(False)`. An infinity or a NaN in a row
+    of `x` makes some or all of its outputs infinite or NaN, since zeros are not multiplied. With
+    int8 values special values are treated as in `int8_matmul`.
 
     Args:
         x: float32, bfloat16 or float16 tensor `[..., in_features]`, rank >= 1.

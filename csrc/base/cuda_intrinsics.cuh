@@ -197,6 +197,51 @@ TFCOMPRESS_DEVICE void MultiplyAddMatrices(int32_t (&c)[4], const uint32_t (&a)[
 #endif
 }
 
+// The same with signed bytes on both sides.
+TFCOMPRESS_DEVICE void MultiplyAddSignedMatrices(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+               : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+#define TFCOMPRESS_MMA_QUARTER(c0, c1, a0, b)                                                            \
+  asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0, %1}, {%2}, {%3}, {%0, %1};" \
+               : "+r"(c0), "+r"(c1)                                                                      \
+               : "r"(a0), "r"(b))
+  TFCOMPRESS_MMA_QUARTER(c[0], c[1], a[0], b0);
+  TFCOMPRESS_MMA_QUARTER(c[2], c[3], a[1], b0);
+  TFCOMPRESS_MMA_QUARTER(c[0], c[1], a[2], b1);
+  TFCOMPRESS_MMA_QUARTER(c[2], c[3], a[3], b1);
+#undef TFCOMPRESS_MMA_QUARTER
+#endif
+}
+
+// c[16 x 8] += a[16 x 32 bytes] * b[32 bytes x 8] of bfloat16, 16 deep, or of TensorFloat-32, 8 deep; words lie as MultiplyAddMatrices' do. From 8.0 on:
+// no kernel for 7.5 calls them.
+inline constexpr bool kHasFloatMatrices = kCudaArch >= 80;
+TFCOMPRESS_DEVICE void MultiplyAddBFloat16Matrices(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#endif
+}
+TFCOMPRESS_DEVICE void MultiplyAddTensorFloatMatrices(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#endif
+}
+// The bits of the nearest TensorFloat-32, 10 bits of mantissa.
+TFCOMPRESS_DEVICE uint32_t ToTensorFloat(float value) {
+  uint32_t bits = 0;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+#endif
+  return bits;
+}
+
 // c[16 x 8] += in how many bits rows of a [16 x 256 bits] and columns of b [256 bits x 8] differ, or from 9.0 on, which counts only those natively, are
 // both set. The words of the fragments lie as MultiplyAddMatrices' do. 10.0 and later have no 1-bit tensor cores (the instructions are emulated
 // there by 8 on bytes): no kernel for them calls this.

@@ -9,6 +9,7 @@
 #ifdef TFCOMPRESS_WITH_CUDA
 #include "formats/sparse/cuda.h"
 #include "ops/cuda_support.h"
+#include "tensorflow/core/platform/tensor_float_32_utils.h"
 #endif
 #include "ops/op_support.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
@@ -345,6 +346,7 @@ class SparseMatMulCudaOp : public SparseMatMulBase {
   void Compute(OpKernelContext* ctx) override {
     sparse::CudaMatMulArgs args;
     OP_REQUIRES_OK(ctx, GetArgs(ctx, &args.matmul, &args.x_scale));
+    args.tensor_float = tensorflow::tensor_float_32_execution_enabled();
     OP_REQUIRES_OK(ctx, Invalid(kOp, sparse::CheckCudaMatrix(args.matmul.matrix)));
     OP_REQUIRES_OK(ctx, AllocateY(ctx, &args.matmul));
     CudaContext cuda;

@@ -8,6 +8,7 @@
 #include "formats/int8/cuda.h"
 #include "formats/int8/int8.h"
 #include "formats/int8/kernels.h"
+#include "formats/sparse/cuda.h"
 #include "formats/sparse/kernels.h"
 #include "python/module_support.h"
 #include "python/peaks.h"
@@ -331,6 +332,42 @@ py::dict Int8GpuPlan(int64_t m, int64_t k, int64_t n, int compute_capability, in
   return plan;
 }
 
+py::dict SparseGpuPlan(int64_t m, int64_t k, int64_t n, int64_t steps, const std::string& values, int64_t reach, bool tensor_float, int compute_capability,
+                       int multiprocessors, int64_t shared_bytes_per_block) {
+  sparse::CudaMatMulArgs args;
+  args.tensor_float = tensor_float;
+  args.matmul.m = m;
+  sparse::Matrix& matrix = args.matmul.matrix;
+  matrix.values_type = ParseName<sparse::Values>(values, "values", sparse::kValuesNames);
+  matrix.reach = reach;
+  matrix.k = k;
+  matrix.n = n;
+  matrix.steps = steps;
+  const std::string error = sparse::CheckCudaMatrix(matrix);
+  Require(error.empty() && m > 0 && n > 0 && steps >= 0, error.empty() ? "`m` and `n` must be >= 1 and `steps` >= 0." : error);
+  const sparse::ProductPlan product = sparse::PlanProduct(args, {compute_capability, multiprocessors, shared_bytes_per_block});
+  py::dict plan;
+  plan["workspace_bytes"] = sparse::LayOutWorkspace(args, product).bytes;
+  plan["splits"] = product.tensor.splits;
+  if (product.product == sparse::Product::kTensor) {
+    const GemmTile& tile = sparse::kTensorTiles[product.tensor.tile];
+    plan["kernel"] = "tensor";
+    plan["rows"] = tile.rows;
+    plan["columns"] = tile.columns;
+    plan["warp_rows"] = tile.warp_rows;
+    plan["warp_columns"] = tile.warp_columns;
+  } else if (product.product == sparse::Product::kColumns) {
+    plan["kernel"] = "columns";
+    plan["rows"] = sparse::kColumnsRows;
+    plan["columns"] = sparse::kLanes * sparse::PlanColumns(matrix, m, {compute_capability, multiprocessors, shared_bytes_per_block}).warps;
+  } else {
+    plan["kernel"] = "gather";
+    plan["rows"] = sparse::PlanGather(matrix, m).rows;
+    plan["columns"] = sparse::kLanes;
+  }
+  return plan;
+}
+
 PYBIND11_MODULE(_kernels, m) {
   m.doc() = "The kernel library of tfcompress_ops on NumPy arrays.";
   m.def("int8_packed_size", &Int8PackedSize, py::arg("in_features"), py::arg("out_features"),
@@ -359,6 +396,9 @@ PYBIND11_MODULE(_kernels, m) {
         py::arg("sums") = false, py::arg("threads") = 1,
         "activation(x_scale * scale * (x_q @ w) + bias) as float32 [M, N], or with `sums` the exact integer sums as int32; x is float32 "
         "[M, K].");
+  m.def("sparse_gpu_plan", &SparseGpuPlan, py::arg("m"), py::arg("k"), py::arg("n"), py::arg("steps"), py::arg("values"), py::arg("reach"),
+        py::arg("tensor_float"), py::arg("compute_capability"), py::arg("multiprocessors"), py::arg("shared_bytes_per_block"),
+        "Which kernel and tile would multiply [m, k] by pruned weights [k, n] of so many steps on a GPU.");
   m.def("sparse_variants", &SparseVariants, "Which kernels each tier uses for pruned weights.");
   BindBinary(m);
   m.def("measure_peaks", &MeasurePeaksDict, py::arg("threads") = 1,

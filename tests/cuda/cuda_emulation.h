@@ -466,7 +466,8 @@ inline int32_t SignedByte(uint32_t word, int i) { return static_cast<int8_t>(wor
 inline int32_t UnsignedByte(uint32_t word, int i) { return static_cast<uint8_t>(word >> (8 * i)); }
 
 // PTX ISA, "Matrix fragments for mma.m16n8k32" with 8-bit operands, element by element.
-inline void Mma16832(const void* const* in, void* const*) {
+template <int32_t (*kByteOfA)(uint32_t, int)>
+void Mma16832(const void* const* in, void* const*) {
   int32_t a[16][32], b[32][8];
   for (int lane = 0; lane < kWarp; ++lane) {
     const auto* o = static_cast<const MmaOperands*>(in[lane]);
@@ -474,7 +475,7 @@ inline void Mma16832(const void* const* in, void* const*) {
     for (int i = 0; i < 16; ++i) {
       const int row = i < 4 || (i >= 8 && i < 12) ? group : group + 8;
       const int column = in_group * 4 + (i & 3) + (i < 8 ? 0 : 16);
-      a[row][column] = UnsignedByte(o->a[i / 4], i % 4);
+      a[row][column] = kByteOfA(o->a[i / 4], i % 4);
     }
     for (int i = 0; i < 8; ++i) b[in_group * 4 + (i & 3) + (i < 4 ? 0 : 16)][group] = SignedByte(o->b[i / 4], i % 4);
   }
@@ -488,12 +489,13 @@ inline void Mma16832(const void* const* in, void* const*) {
 }
 
 // PTX ISA, "Matrix fragments for mma.m8n8k16".
-inline void Mma8816(const void* const* in, void* const*) {
+template <int32_t (*kByteOfA)(uint32_t, int)>
+void Mma8816(const void* const* in, void* const*) {
   int32_t a[8][16], b[16][8];
   for (int lane = 0; lane < kWarp; ++lane) {
     const auto* o = static_cast<const MmaOperands*>(in[lane]);
     for (int i = 0; i < 4; ++i) {
-      a[lane / 4][lane % 4 * 4 + i] = UnsignedByte(o->a[0], i);
+      a[lane / 4][lane % 4 * 4 + i] = kByteOfA(o->a[0], i);
       b[lane % 4 * 4 + i][lane / 4] = SignedByte(o->b[0], i);
     }
   }
@@ -506,19 +508,86 @@ inline void Mma8816(const void* const* in, void* const*) {
 }
 }  // namespace emulation
 
-inline void MultiplyAddMatrices(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, const char* file = __builtin_FILE(),
-                                int line = __builtin_LINE()) {
-  using emulation::MmaOperands;
+namespace emulation {
+template <int32_t (*kByteOfA)(uint32_t, int)>
+void MultiplyAddBytes(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, const Site& site) {
   const uint32_t b[2] = {b0, b1};
   if (kCudaArch >= 80) {
     const MmaOperands operands = {a, b, c};
-    emulation::DoCollective(emulation::Mma16832, &operands, nullptr, {file, line});
+    DoCollective(Mma16832<kByteOfA>, &operands, nullptr, site);
     return;
   }
   for (int i = 0; i < 4; ++i) {
     const MmaOperands operands = {&a[i], &b[i / 2], &c[i % 2 * 2]};
-    emulation::DoCollective(emulation::Mma8816, &operands, nullptr, {file, line});
+    DoCollective(Mma8816<kByteOfA>, &operands, nullptr, site);
   }
+}
+
+struct FloatMmaOperands {
+  const uint32_t* a;
+  const uint32_t* b;
+  float* c;
+};
+// PTX ISA, "Matrix fragments for mma.m16n8k16 with floating point type" (two bfloat16 in a word) and "mma.m16n8k8" (.tf32), element by element. Of a
+// TensorFloat-32 the lowest 13 bits are not looked at.
+template <int kInWord>
+void FloatMma(const void* const* in, void* const*) {
+  constexpr int kDepth = 8 * kInWord;
+  float a[16][kDepth], b[kDepth][8];
+  const auto element = [](uint32_t word, int i) {
+    const uint32_t bits = kInWord == 2 ? word >> (16 * i) << 16 : word & 0xffffe000u;
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+  };
+  for (int lane = 0; lane < kWarp; ++lane) {
+    const auto* o = static_cast<const FloatMmaOperands*>(in[lane]);
+    const int group = lane / 4, in_group = lane % 4;
+    for (int i = 0; i < 4; ++i) {
+      for (int e = 0; e < kInWord; ++e) a[group + 8 * (i % 2)][(in_group + i / 2 * 4) * kInWord + e] = element(o->a[i], e);
+    }
+    for (int i = 0; i < 2; ++i) {
+      for (int e = 0; e < kInWord; ++e) b[(in_group + i * 4) * kInWord + e][group] = element(o->b[i], e);
+    }
+  }
+  for (int lane = 0; lane < kWarp; ++lane) {
+    for (int i = 0; i < 4; ++i) {
+      const int row = i < 2 ? lane / 4 : lane / 4 + 8, column = lane % 4 * 2 + (i & 1);
+      float& c = static_cast<const FloatMmaOperands*>(in[lane])->c[i];
+      for (int k = 0; k < kDepth; ++k) c += a[row][k] * b[k][column];
+    }
+  }
+}
+}  // namespace emulation
+
+inline void MultiplyAddMatrices(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, const char* file = __builtin_FILE(),
+                                int line = __builtin_LINE()) {
+  emulation::MultiplyAddBytes<emulation::UnsignedByte>(c, a, b0, b1, {file, line});
+}
+inline void MultiplyAddSignedMatrices(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, const char* file = __builtin_FILE(),
+                                      int line = __builtin_LINE()) {
+  emulation::MultiplyAddBytes<emulation::SignedByte>(c, a, b0, b1, {file, line});
+}
+
+inline constexpr bool kHasFloatMatrices = kCudaArch >= 80;
+inline void MultiplyAddBFloat16Matrices(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, const char* file = __builtin_FILE(),
+                                        int line = __builtin_LINE()) {
+  const uint32_t b[2] = {b0, b1};
+  const emulation::FloatMmaOperands operands = {a, b, c};
+  emulation::DoCollective(emulation::FloatMma<2>, &operands, nullptr, {file, line});
+}
+inline void MultiplyAddTensorFloatMatrices(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, const char* file = __builtin_FILE(),
+                                           int line = __builtin_LINE()) {
+  const uint32_t b[2] = {b0, b1};
+  const emulation::FloatMmaOperands operands = {a, b, c};
+  emulation::DoCollective(emulation::FloatMma<1>, &operands, nullptr, {file, line});
+}
+// To nearest, ties away from zero. The lowest bits are noise, as on a device, where they are not said to be anything.
+inline uint32_t ToTensorFloat(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  const bool finite = (bits & 0x7f800000u) != 0x7f800000u;
+  return (finite ? (bits + 0x1000u) & 0xffffe000u : bits) | (finite ? 0x0a5au : 0u);
 }
 
 inline constexpr bool kHasSignMatrices = kCudaArch < 100;

@@ -63,6 +63,29 @@ struct Case {
     a.y_stride = n + (OneIn(random, 2) ? 0 : Uniform(random, 0, 5));
   }
 
+  // The same matrix with a step for each lane that a step has filled: more of them than any packer makes.
+  void SpreadSteps() {
+    const size_t entries = static_cast<size_t>(Entries(flavour.values)), bytes = static_cast<size_t>(ValueBytes(flavour.values));
+    Arrays spread = {flavour, arrays.k, arrays.n, {}, {}, {}, {0}, arrays.order};
+    for (size_t panel = 0; panel + 1 < arrays.panels.size(); ++panel) {
+      for (auto s = static_cast<size_t>(arrays.panels[panel]); s < static_cast<size_t>(arrays.panels[panel + 1]); ++s) {
+        for (size_t lane = 0; lane < kLanes; ++lane) {
+          const size_t at = (s * kLanes + lane) * entries, to = (spread.windows.size() * kLanes + lane) * entries;
+          if (arrays.indices[at] >= kPadding) continue;
+          spread.windows.push_back(arrays.windows[s]);
+          spread.indices.resize(spread.windows.size() * kLanes * entries, static_cast<uint8_t>(kPadding));
+          spread.values.resize(spread.indices.size() * bytes, 0);
+          std::memcpy(&spread.indices[to], &arrays.indices[at], entries);
+          std::memcpy(&spread.values[to * bytes], &arrays.values[at * bytes], entries * bytes);
+        }
+      }
+      spread.panels.push_back(static_cast<int32_t>(spread.windows.size()));
+    }
+    arrays = spread;
+    structure = StructureOf(arrays);
+    a.matrix = arrays.View();
+  }
+
   size_t ElementBytes() const { return a.y_type == ElementType::kFloat32 || a.y_type == ElementType::kInt32 ? 4 : 2; }
   size_t YBytes() const {
     return a.m == 0 || a.matrix.n == 0 ? 0 : static_cast<size_t>((a.m - 1) * a.y_stride + a.matrix.n) * ElementBytes();
@@ -109,8 +132,10 @@ float Load(const char* y, ElementType type, int64_t i) {
   return type == ElementType::kFloat16 ? HalfToFloat(h) : BFloatToFloat(h);
 }
 
-// |y - exact| <= (k + 4) 2^-24 sum |x w|, give or take the activation.
-void CompareFloats(const Case& c, const char* y) {
+// |y - exact| <= ((k + 4) 2^-24 + rounding) sum |x w|, give or take the activation. `rounding`: of a product, where tensor cores multiply: both sides
+// to TensorFloat-32, or x to bfloat16.
+void CompareFloats(const Case& c, const char* y, bool tensor) {
+  const double rounding = !tensor ? 0 : c.flavour.values == Values::kBFloat16 ? 0x1p-8 : 2 * 0x1p-11 + 0x1p-22;
   const int64_t k = c.a.matrix.k, n = c.a.matrix.n;
   for (int64_t r = 0; r < c.a.m; ++r) {
     for (int64_t j = 0; j < n; ++j) {
@@ -121,7 +146,7 @@ void CompareFloats(const Case& c, const char* y) {
         magnitude += std::fabs(product);
       }
       const double bias = c.bias.empty() ? 0 : c.bias[static_cast<size_t>(j)];
-      const double error = static_cast<double>(k + 4) * 0x1p-24 * (magnitude + std::fabs(bias));
+      const double error = (static_cast<double>(k + 4) * 0x1p-24 + rounding) * (magnitude + std::fabs(bias));
       const float actual = Load(y, c.a.y_type, r * c.a.y_stride + j);
       if (IsActivated(c.a.activation, c.a.y_type, sum + bias, error, actual)) continue;
       EXPECT(false, "%s [%ld, %ld]: %g instead of %g +- %g before the activation", c.Name().c_str(), static_cast<long>(r), static_cast<long>(j),
@@ -157,6 +182,11 @@ struct OnDevice {
     return CudaMatMul(args, workspace.data(), device, kStream);
   }
 
+  std::string RunBy(const ProductPlan& plan, const CudaDevice& device) {
+    DeviceArray<char> workspace(static_cast<size_t>(LayOutWorkspace(args, plan).bytes));
+    return CudaMatMulBy(plan, args, workspace.data(), device, kStream);
+  }
+
   DeviceArray<char> x;
   DeviceArray<float> scale, bias, x_scale;
   DeviceArray<char> y;
@@ -164,15 +194,18 @@ struct OnDevice {
   CudaMatMulArgs args;
 };
 
-bool Run(Random& random, Case& c, const CudaDevice& device) {
+// By the plan that CudaMatMul would take, or by `given`.
+bool Run(Random& random, Case& c, const CudaDevice& device, const ProductPlan* given = nullptr) {
   const int before = failures;
   const DeviceMatrix matrix(c);
   OnDevice gpu(random, c, matrix);
-  const std::string error = gpu.Run(device);
+  const ProductPlan plan = given != nullptr ? *given : PlanProduct(gpu.args, device);
+  const bool tensor = plan.product == Product::kTensor;
+  const std::string error = given != nullptr ? gpu.RunBy(plan, device) : gpu.Run(device);
   EXPECT(error.empty(), "%s: %s", c.Name().c_str(), error.c_str());
   if (!error.empty()) return false;
   if (c.flavour.values != Values::kInt8) {
-    CompareFloats(c, gpu.y.data());
+    CompareFloats(c, gpu.y.data(), tensor);
     return failures == before;
   }
   std::vector<char> expected(c.YBytes(), 0x77);
@@ -196,8 +229,45 @@ bool Run(Random& random, Case& c, const CudaDevice& device) {
   return failures == before;
 }
 
+// Every kernel for many rows, every tile, K whole and split, at sizes that leave parts of tiles empty.
+void TestManyRows(Random& random) {
+  for (const Flavour& flavour : kFlavours) {
+    const ProductPlan columns = {Product::kColumns, {}};
+    for (const int multiprocessors : {1, 2, 40}) {  // blocks of eight, four and two panels
+      Case c(random, flavour, 70, 300, 190);
+      Run(random, c, DeviceWith(multiprocessors), &columns);
+    }
+    for (const int64_t m : {20, 64}) {
+      Case c(random, flavour, m, Size(random, 500), Size(random, 80));
+      Run(random, c, DeviceWith(4), &columns);
+    }
+    if (flavour.values != Values::kInt8 && !kHasFloatMatrices) continue;
+    for (int tile = 0; tile < kNumTensorTiles; ++tile) {
+      const int64_t rows = kTensorTiles[tile].rows;
+      struct Shape {
+        int64_t m, k, n, splits;
+      };
+      const Shape shapes[] = {{rows, 256, 64, 1}, {rows + 1, 1, 1, 1}, {rows - 1, 777, 131, 1}, {Uniform(random, 1, rows), 777, 70, 3},
+                              {Uniform(random, 1, 2 * rows), Size(random, 500), Size(random, 90), Uniform(random, 1, 4)}};
+      for (const Shape& shape : shapes) {
+        Case c(random, flavour, shape.m, shape.k, shape.n);
+        const ProductPlan plan = {Product::kTensor, PlanTensor(c.a.matrix, shape.m, tile, shape.splits)};
+        Run(random, c, DeviceWith(4), &plan);
+      }
+    }
+    Case spread(random, flavour, 40, 200, 40);
+    spread.SpreadSteps();
+    const ProductPlan of_spread = {Product::kTensor, PlanTensor(spread.a.matrix, 40, 1, 2)};
+    Run(random, spread, DeviceWith(4), &of_spread);
+    Case no_k(random, flavour, 33, 0, 19);
+    const ProductPlan plan = {Product::kTensor, PlanTensor(no_k.a.matrix, 33, 0, 1)};
+    Run(random, no_k, DeviceWith(4), &plan);
+  }
+}
+
 void TestMatMul(Random& random, int64_t cases) {
   std::set<std::pair<int, bool>> gathers;
+  const ProductPlan gather;
   for (const Flavour& flavour : kFlavours) {
     for (const int64_t m : {1, 2, 3, 8, 16, 17, 65, 130}) {
       Case c(random, flavour, m, Size(random, 500), Size(random, 80));
@@ -209,13 +279,8 @@ void TestMatMul(Random& random, int64_t cases) {
         Case c(random, flavour, m, k, Uniform(random, 1, 20));
         const GatherPlan plan = PlanGather(c.a.matrix, m);
         gathers.insert({plan.rows, plan.shared});
-        Run(random, c, DeviceWith(4));
+        Run(random, c, DeviceWith(4), &gather);
       }
-    }
-    // Blocks of eight, four and two panels.
-    for (const int multiprocessors : {1, 2, 40}) {
-      Case c(random, flavour, 70, 300, 190);
-      Run(random, c, DeviceWith(multiprocessors));
     }
     for (const int64_t m : {2, 20}) {
       Case no_k(random, flavour, m, 0, 19);
@@ -264,7 +329,7 @@ void TestWeights(Random& random) {
 
 // Whatever a structure's bytes are, nothing is read or written out of bounds: AddressSanitizer looks on.
 void TestMalformed(Random& random) {
-  for (int i = 0; i < 150; ++i) {
+  for (int i = 0; i < 100; ++i) {
     Case c(random, kFlavours[i % 4], OneIn(random, 2) ? 3 : 20, Uniform(random, 1, 200), Uniform(random, 1, 40));
     std::vector<uint8_t> bytes = c.structure;
     for (int64_t change = Uniform(random, 1, 40); change > 0; --change) {
@@ -272,8 +337,12 @@ void TestMalformed(Random& random) {
     }
     const DeviceMatrix matrix(c, bytes);
     OnDevice gpu(random, c, matrix);
-    const std::string error = gpu.Run(DeviceWith(4));
-    EXPECT(error.empty(), "%s", error.c_str());
+    for (const Product product : {Product::kGather, Product::kColumns, Product::kTensor}) {
+      const int tile = static_cast<int>(Uniform(random, 0, 1));
+      if (product == Product::kTensor && !HasTensor(gpu.args, tile, DeviceWith(4))) continue;
+      const std::string error = gpu.RunBy({product, PlanTensor(gpu.args.matmul.matrix, c.a.m, tile, Uniform(random, 1, 2))}, DeviceWith(4));
+      EXPECT(error.empty(), "%s", error.c_str());
+    }
     DeviceArray<float> weights(static_cast<size_t>(c.a.matrix.k * c.a.matrix.n)), scale(c.scale);
     EXPECT(CudaDequantize(matrix.view, c.scale.empty() ? nullptr : scale.data(), weights.data(), kStream).empty(), "unpacking");
     if (c.flavour.values == Values::kFloat32) {
@@ -318,10 +387,14 @@ void TestErrors(Random& random) {
 bool RunAllBarriers(uint64_t seed) {
   Random random(seed);
   emulation::runtime.random.seed(seed);
-  for (const int64_t m : {3, 70}) {
-    for (const Flavour& flavour : {kFlavours[0], kFlavours[2]}) {
-      Case c(random, flavour, m, 500, 70);
-      if (!Run(random, c, DeviceWith(1))) return false;
+  const ProductPlan gather = {}, columns = {Product::kColumns, {}};
+  for (const Flavour& flavour : {kFlavours[0], kFlavours[2]}) {
+    Case few(random, flavour, 3, 500, 70), many(random, flavour, 70, 500, 70);
+    if (!Run(random, few, DeviceWith(1), &gather) || !Run(random, many, DeviceWith(1), &columns)) return false;
+    if (flavour.values != Values::kInt8 && !kHasFloatMatrices) continue;
+    for (const int tile : {1, 3}) {
+      const ProductPlan tensor = {Product::kTensor, PlanTensor(many.a.matrix, many.a.m, tile, 1)};
+      if (!Run(random, many, DeviceWith(1), &tensor)) return false;
     }
   }
   return true;
@@ -329,6 +402,7 @@ bool RunAllBarriers(uint64_t seed) {
 
 void Test(Random& random, int64_t cases) {
   TestMatMul(random, cases);
+  TestManyRows(random);
   TestWeights(random);
   TestMalformed(random);
   TestErrors(random);

@@ -19,7 +19,12 @@ pytestmark = pytest.mark.slow
 # Every barrier of these is left out in turn.
 PROGRAMS = ("int8_cuda_test_80", "int8_cuda_test_75", "sparse_cuda_test_80", "binary_cuda_test_80")
 # Other fragments in the same frames, and kernels without barriers.
-OTHERS = ("binary_cuda_test_75", "binary_cuda_test_90", "patches_cuda_test_80")
+OTHERS = (
+    "binary_cuda_test_75",
+    "binary_cuda_test_90",
+    "sparse_cuda_test_75",
+    "patches_cuda_test_80",
+)
 SEEDS = (20_251, 7)
 LEAST_COVERAGE = 0.95
 
@@ -54,6 +59,12 @@ MUTATIONS = {
         "formats/sparse/cuda.cu",
         "for (; step < steps.end; ++step)",
         "for (; step + 1 < steps.end; ++step)",
+    ),
+    "last step of a window": (
+        "sparse_cuda_test_80",
+        "formats/sparse/tensor.cu",
+        "if (2 * pass + half_ >= count_) return;\n#pragma unroll",
+        "if (2 * pass + half_ + 1 >= count_) return;\n#pragma unroll",
     ),
 }
 

@@ -31,7 +31,7 @@ def rows() -> list[Any]:
 
 
 def test_every_gpu_layer_batch_and_format_once(rows: list[Any]) -> None:
-    expected = len(gpu_model.GPUS) * len(gpu_model.SHAPES) * len(gpu_model.BATCHES) * 7
+    expected = len(gpu_model.GPUS) * len(gpu_model.SHAPES) * len(gpu_model.BATCHES) * 10
     assert len({(r.gpu, r.layer, r.batch, r.format) for r in rows}) == len(rows) == expected
 
 
@@ -66,6 +66,24 @@ def test_binary_weights_move_a_32nd_of_float32(rows: list[Any]) -> None:
     assert row.of_float32 > 30
 
 
+def test_pruned_weights_are_multiplied_where_that_ends_first(rows: list[Any]) -> None:
+    def of(gpu: str, batch: int, values: str) -> Any:
+        return find(rows, gpu=gpu, layer="4096x4096", batch=batch, format=f"sparse {values}")
+
+    assert of("A100", 1, "float32 90 %").kernel.startswith("gather")
+    assert of("A100", 1, "float32 90 %").bound_by == "DRAM"
+    for values in ("float32 90 %", "bfloat16 90 %", "int8 90 %", "float32 2:4"):
+        row = of("A100", 4096, values)
+        assert row.kernel.startswith("tensor 256x64"), row
+        assert row.bound_by == "tensor", row
+    # By hand: 2 * 4096^3 operations at a quarter of 624 TOPS.
+    a100 = of("A100", 4096, "float32 2:4")
+    assert a100.bound_us == pytest.approx(2e-6 * 4096**3 / 156, rel=1e-3)
+    # Tensor cores of 7.5 know no bf16 and no tf32, but int8.
+    assert of("T4", 4096, "float32 90 %").kernel.startswith("columns")
+    assert of("T4", 4096, "int8 90 %").kernel.startswith("tensor")
+
+
 def test_a_few_rows_are_counted_with_what_kernels_pass_on(rows: list[Any]) -> None:
     row = find(rows, gpu="A100", layer="4096x4096", batch=16, format="int8")
     assert " /" in row.kernel  # K is split: sums are written and read again
@@ -76,6 +94,6 @@ def test_table_says_that_it_is_a_model(capsys: pytest.CaptureFixture[str]) -> No
     gpu_model.main(["--gpu", "T4"])
     text = capsys.readouterr().out
     assert text.startswith("A model from data-sheet peaks, not a measurement")
-    assert text.count("\nT4 ") == len(gpu_model.SHAPES) * len(gpu_model.BATCHES) * 7
+    assert text.count("\nT4 ") == len(gpu_model.SHAPES) * len(gpu_model.BATCHES) * 10
     gpu_model.main(["--json"])
     assert len(json.loads(capsys.readouterr().out)) == len(list(gpu_model.rows()))

@@ -32,6 +32,7 @@ SOURCES = (
     "formats/int8/gemv",
     "formats/int8/lookup",
     "formats/sparse/cuda",
+    "formats/sparse/tensor",
 )
 ARCHS = tuple(os.environ.get("TFCOMPRESS_TEST_CUDA_ARCHS", "80").split())
 # Instructions that multiply on tensor cores, or bring what is multiplied.
@@ -115,8 +116,15 @@ def gemm_tiles(header: str, table: str) -> list[tuple[int, int]]:
             *("formats/binary/gemm", r"BytesGemmKernelILNS0_6LevelsE1ELi(\d+)E"),
             *("formats/binary/cuda.h", "kBytesTiles"),
         ),
+        *(
+            (
+                *("formats/sparse/tensor", rf"TensorKernelILNS0_6ValuesE{values}ELi(\d+)E"),
+                *("formats/sparse/cuda.h", "kTensorTiles"),
+            )
+            for values in range(3)
+        ),
     ],
-    ids=["int8", "signs", "binary", "ternary"],
+    ids=["int8", "signs", "binary", "ternary", "sparse float32", "sparse bfloat16", "sparse int8"],
 )
 def test_registers_allow_what_the_tile_table_claims(
     cubins: dict[str, Cubin], source: str, kernel: str, header: str, table: str
@@ -184,6 +192,18 @@ def innermost_loop(code: list[tuple[int, str]], containing: str) -> list[str]:
             body = [operation(text) for at, text in code if start <= at <= address]
             if any(re.match(containing, op) for op in body):
                 loops.append(body)
+    assert loops, f"no loop with {containing}"
+    return min(loops, key=len)
+
+
+def outer_loop(code: list[tuple[int, str]], containing: str) -> list[str]:
+    """The shortest loop around all instructions of this pattern."""
+    matching = [at for at, text in code if re.match(containing, operation(text))]
+    loops = []
+    for address, instruction in code:
+        branch = re.search(r"\bBRA\b.*?(0x[0-9a-f]+)", instruction)
+        if branch and (start := int(branch[1], 16)) <= matching[0] and address >= matching[-1]:
+            loops.append([operation(text) for at, text in code if start <= at <= address])
     assert loops, f"no loop with {containing}"
     return min(loops, key=len)
 
@@ -284,6 +304,26 @@ def test_sparse_loads_values_by_16_bytes(
     for name, code in kernels.items():
         if "GatherKernel" in name or "ColumnsKernel" in name:
             assert any(".128" in operation(text) and "LDG" in text for _, text in code), name
+
+
+def test_sparse_weights_reach_tensor_cores(
+    machine_code: dict[str, dict[str, list[tuple[int, str]]]], arch: str
+) -> None:
+    """The large tile: a warp's 64 x 64 and 64 bytes of K in each stage, by the type of values."""
+    kernels = machine_code["formats/sparse/tensor"]
+    for values, product in ((0, r"HMMA.*TF32"), (1, r"HMMA.*BF16"), (2, r"IMMA.*S8\.S8")):
+        name = next(n for n in kernels if f"TensorKernelILNS0_6ValuesE{values}ELi3E" in n)
+        if values < 2 and int(arch) < 80:  # the launcher takes float32 multiply-adds
+            assert len(kernels[name]) < 50, name
+            continue
+        loop = [op for op in outer_loop(kernels[name], product) if op != "NOP"]
+        products = sum(bool(re.match(product, op)) for op in loop)
+        # 64 of mma.m16n8k8, k16 or k32, or four times as many of Turing's m8n8k16.
+        assert products == (64 if int(arch) >= 80 else 256), (name, products)
+        counts = Counter(op.split(".")[0] for op in loop)
+        assert counts["LDSM"] == 16, (name, counts)
+        # What expands steps beyond the eighth of a window stands in the loop too, and seldom runs.
+        assert products + counts["LDSM"] >= 0.12 * len(loop), (name, len(loop), counts)
 
 
 def test_no_local_memory(

@@ -1,49 +1,8 @@
 // Pruned weights on the GPU: see cuda.h for what runs when. A step of a panel is 64 bytes of values whatever their type: four threads load them.
-#include "base/cuda_epilogue.cuh"
-#include "base/cuda_intrinsics.cuh"
-#include "base/cuda_quantize.cuh"
-#include "formats/sparse/cuda.h"
-#include "formats/sparse/kernels.h"
+#include "formats/sparse/cuda_kernels.cuh"
 
 namespace tfcompress::sparse {
 namespace {
-
-// One multiplication on the device.
-struct Problem {
-  Matrix matrix;
-  int64_t extent = 0;              // activations of a row that windows reach
-  int64_t last_window = 0;
-  CudaRows x;                      // float values
-  const uint8_t* x_q = nullptr;    // int8 values: [m, x_q_stride]
-  int64_t x_q_stride = 0;
-  const RowScale* row_scales = nullptr;
-  CudaEpilogue epilogue;
-};
-
-// How values of a type are multiplied: activations and sums are 4 bytes, float or int32.
-template <Values kValues>
-struct Types {
-  static constexpr int kEntries = static_cast<int>(Entries(kValues));
-  static constexpr int64_t kStride = Stride(kValues);
-  static constexpr bool kInteger = kValues == Values::kInt8;
-};
-template <Values kValues>
-using Sum = std::conditional_t<Types<kValues>::kInteger, int32_t, float>;
-
-TFCOMPRESS_DEVICE float MultiplyAdd(float a, float b, float c) { return FusedMultiplyAdd(a, b, c); }
-TFCOMPRESS_DEVICE int32_t MultiplyAdd(int32_t a, int32_t b, int32_t c) { return a * b + c; }
-
-// Entry e of a lane's word of values.
-template <Values kValues>
-TFCOMPRESS_DEVICE Sum<kValues> ValueOf(uint32_t word, int e) {
-  if constexpr (kValues == Values::kFloat32) {
-    return BitCast<float>(word);
-  } else if constexpr (kValues == Values::kBFloat16) {
-    return BitCast<float>(e == 0 ? word << 16 : word & 0xffff0000u);
-  } else {
-    return static_cast<int8_t>(word >> (8 * e));
-  }
-}
 
 // A thread's part of a step: four lanes' values and indices.
 template <Values kValues>
@@ -66,38 +25,6 @@ TFCOMPRESS_DEVICE StepPart<kValues> LoadStep(const Problem& p, int64_t step, int
   const int64_t window = LoadReadOnly(p.matrix.windows + step);
   part.first = static_cast<int>((window < p.last_window ? window : p.last_window) * Types<kValues>::kStride);
   return part;
-}
-
-// The steps of a panel, within those that there are.
-struct Steps {
-  int64_t begin, end;
-};
-TFCOMPRESS_DEVICE Steps StepsOf(const Problem& p, int64_t panel) {
-  const auto clamp = [&](int64_t v) { return v < 0 ? 0 : v > p.matrix.steps ? p.matrix.steps : v; };
-  const int64_t begin = clamp(LoadReadOnly(p.matrix.panels + panel)), end = clamp(LoadReadOnly(p.matrix.panels + panel + 1));
-  return {begin, end < begin ? begin : end};
-}
-
-// Which output a lane computes, or -1.
-TFCOMPRESS_DEVICE int64_t OutputOf(const Problem& p, int64_t panel, int lane) {
-  const int64_t at = panel * kLanes + lane;
-  if (at >= p.matrix.n) return -1;
-  const int64_t output = LoadReadOnly(p.matrix.order + at);
-  return output < 0 || output >= p.matrix.n ? -1 : output;
-}
-
-// Whether the structure's in_features is x's.
-TFCOMPRESS_DEVICE bool Fits(const Problem& p) { return LoadReadOnly(p.matrix.order + p.matrix.n) == p.matrix.k; }
-
-template <typename T>
-TFCOMPRESS_DEVICE void Finish(const Problem& p, int64_t row, int64_t output, T sum) {
-  const float row_scale = p.row_scales != nullptr ? p.row_scales[row].scale : 1.0f;
-  if (p.epilogue.y_type == ElementType::kInt32) {
-    static_cast<int32_t*>(p.epilogue.y)[row * p.epilogue.y_stride + output] = static_cast<int32_t>(sum);
-    return;
-  }
-  const float nan = BitCast<float>(0x7fc00000u);
-  FinishOne(p.epilogue, row, output, Fits(p) ? static_cast<float>(sum) : nan, row_scale);
 }
 
 // x[row, k], 0 where there is none, as it is multiplied.
@@ -203,12 +130,13 @@ GatherKernel(Problem p, int64_t row_parts) {
     }
   }
   SyncThreads();
+  const bool fits = Fits(p);
   for (int i = thread; i < kRows * kLanes; i += kGatherThreads) {
     const int64_t row = first_row + i / kLanes, output = OutputOf(p, panel, i % static_cast<int>(kLanes));
     if (row >= p.x.m || output < 0) continue;
     T sum = 0;
     for (int w = 0; w < kGatherWarps; ++w) sum += of_warps[w * kRows * kLanes + i];
-    Finish(p, row, output, sum);
+    Finish(p, fits, row, output, sum);
   }
 }
 
@@ -278,9 +206,10 @@ ColumnsKernel(Problem p, int warps, int64_t row_tiles) {
   }
   SyncWarp();
   const int64_t output = exists ? OutputOf(p, panel, lane % static_cast<int>(kLanes)) : -1;
+  const bool fits = Fits(p);
 #pragma unroll 1
   for (int64_t r = lane / kLanes; r < kColumnsRows; r += 2) {
-    if (output >= 0 && first_row + r < p.x.m) Finish(p, first_row + r, output, staged[lane % kLanes * kSumsPitch + r]);
+    if (output >= 0 && first_row + r < p.x.m) Finish(p, fits, first_row + r, output, staged[lane % kLanes * kSumsPitch + r]);
   }
 }
 
@@ -347,13 +276,14 @@ Problem MakeProblem(const Matrix& matrix) {
 }
 
 template <Values kValues>
-std::string LaunchProduct(const Problem& p, const CudaDevice& device, void* stream) {
-  const int64_t panels = NumPanels(p.matrix.n);
-  if (p.x.m > kGatherMost) {
-    const ColumnsPlan plan = PlanColumns(p.matrix, p.x.m, device);
-    return LaunchKernel("sparse product, many rows", ColumnsKernel<kValues>, plan.row_tiles * plan.panel_groups, plan.warps * 32, ColumnsSharedBytes(p.matrix.reach),
-                        stream, p, plan.warps, plan.row_tiles);
-  }
+std::string LaunchColumns(const Problem& p, const CudaDevice& device, void* stream) {
+  const ColumnsPlan plan = PlanColumns(p.matrix, p.x.m, device);
+  return LaunchKernel("sparse product, many rows", ColumnsKernel<kValues>, plan.row_tiles * plan.panel_groups, plan.warps * 32, ColumnsSharedBytes(p.matrix.reach),
+                      stream, p, plan.warps, plan.row_tiles);
+}
+
+template <Values kValues>
+std::string LaunchGather(const Problem& p, void* stream) {
   using Kernel = void (*)(Problem, int64_t);
   struct Variant {
     int rows;
@@ -367,7 +297,7 @@ std::string LaunchProduct(const Problem& p, const CudaDevice& device, void* stre
   const int64_t shared_bytes = (plan.shared ? p.extent * plan.rows * 4 : 0) + int64_t{kGatherWarps} * plan.rows * kLanes * 4;
   for (const Variant& v : kVariants) {
     if (v.rows != plan.rows || v.shared != plan.shared) continue;
-    return LaunchKernel("sparse product, few rows", v.kernel, panels * plan.row_parts, kGatherThreads, shared_bytes, stream, p, plan.row_parts);
+    return LaunchKernel("sparse product, few rows", v.kernel, NumPanels(p.matrix.n) * plan.row_parts, kGatherThreads, shared_bytes, stream, p, plan.row_parts);
   }
   return "sparse product: no kernel for " + std::to_string(plan.rows) + " rows";
 }
@@ -375,28 +305,37 @@ std::string LaunchProduct(const Problem& p, const CudaDevice& device, void* stre
 }  // namespace
 
 std::string CudaMatMul(const CudaMatMulArgs& args, void* workspace, const CudaDevice& device, void* stream) {
+  return CudaMatMulBy(PlanProduct(args, device), args, workspace, device, stream);
+}
+
+std::string CudaMatMulBy(const ProductPlan& plan, const CudaMatMulArgs& args, void* workspace, const CudaDevice& device, void* stream) {
   const MatMulArgs& a = args.matmul;
   if (a.m == 0 || a.matrix.n == 0) return "";
   Problem p = MakeProblem(a.matrix);
   p.x = MakeCudaRows(a.x, a.x_type, a.m, a.matrix.k, a.x_stride);
   p.epilogue = {a.scale, nullptr, a.bias, a.activation, a.y, a.y_type, a.y_stride, a.matrix.n, false, false};
+  const CudaWorkspace layout = LayOutWorkspace(args, plan);
+  char* const memory = static_cast<char*>(workspace);
+  p.x_q = reinterpret_cast<uint8_t*>(memory + layout.rows);
+  p.x_q_stride = layout.rows_stride;
+  if (layout.partial_stride != 0) p.partial_sums = memory + layout.partial_sums;
+  p.partial_stride = layout.partial_stride;
   if (a.matrix.values_type == Values::kInt8) {
-    auto* row_scales = static_cast<RowScale*>(workspace);
-    auto* x_q = static_cast<uint8_t*>(workspace) + RoundUp(a.m * static_cast<int64_t>(sizeof(RowScale)), 128);
-    p.x_q = x_q;
-    p.x_q_stride = RoundUp(a.matrix.k, 4);
+    auto* row_scales = reinterpret_cast<RowScale*>(memory + layout.row_scales);
     p.row_scales = row_scales;
     const float* x_scale = a.activations == Activations::kStatic ? args.x_scale : nullptr;
-    const std::string error = LaunchQuantizeRows(p.x, x_scale, x_q, p.x_q_stride, row_scales, a.row_scale, stream);
+    const std::string error = LaunchQuantizeRows(p.x, x_scale, p.x_q, p.x_q_stride, row_scales, a.row_scale, stream);
     if (!error.empty()) return error;
   }
+  if (plan.product == Product::kTensor) return LaunchTensor(p, plan.tensor, device, stream);
+  const bool gather = plan.product == Product::kGather;
   switch (a.matrix.values_type) {
     case Values::kFloat32:
-      return LaunchProduct<Values::kFloat32>(p, device, stream);
+      return gather ? LaunchGather<Values::kFloat32>(p, stream) : LaunchColumns<Values::kFloat32>(p, device, stream);
     case Values::kBFloat16:
-      return LaunchProduct<Values::kBFloat16>(p, device, stream);
+      return gather ? LaunchGather<Values::kBFloat16>(p, stream) : LaunchColumns<Values::kBFloat16>(p, device, stream);
     default:
-      return LaunchProduct<Values::kInt8>(p, device, stream);
+      return gather ? LaunchGather<Values::kInt8>(p, stream) : LaunchColumns<Values::kInt8>(p, device, stream);
   }
 }
 
