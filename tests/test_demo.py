@@ -178,13 +178,13 @@ def test_page_is_self_contained_html(text):
 def test_seeds(found, text):
     """Each is a classifier of its own, and page and file say the same."""
     seeds = found["seeds"]
-    assert seeds["seeds"] == [3, 4, 5]
+    assert seeds["seeds"] == [3, 4]
     labels = [row["label"] for row in seeds["rows"]]
     assert labels == [results.FLOAT32, *seeds_lib.FORMATS]
     for row in seeds["rows"]:
         assert len(set(row["accuracies"])) > 1
         assert min(row["accuracies"]) > 0.3  # trained for moments
-        mean = sum(row["accuracies"]) / 3
+        mean = sum(row["accuracies"]) / 2
         cells = [page.percentage(value) for value in (*row["accuracies"], mean)]
         shown = " ".join(" ".join(Page(text).text).split())
         assert f"{row['label']} {' '.join(cells)}" in shown

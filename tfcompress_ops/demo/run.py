@@ -70,7 +70,7 @@ class Settings:
     @property
     def seeds(self) -> list[int]:
         """Seeds of the classifiers of one bit that are trained again and again."""
-        return [self.seed + offset for offset in range(3)]
+        return [self.seed + offset for offset in range(2 if self.quick else 3)]
 
     @property
     def seeds_hidden(self) -> int:
