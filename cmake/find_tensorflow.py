@@ -1,6 +1,14 @@
-"""Prints, for CMake, where the TensorFlow of this Python is: version;include;library;C++11 ABI."""
+"""Prints, for CMake, where the TensorFlow of this Python is: version;include;library;C++11 ABI.
+
+pip hides the environment that it installs into from builds; its TensorFlow will do, where the build
+has none of its own (build_backend.py).
+"""
 
 import os
+import sys
+import sysconfig
+
+sys.path += [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
 
 import tensorflow as tf
 

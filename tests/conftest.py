@@ -5,16 +5,18 @@ marked `slow` too (builds of the C++ sources, sanitizers, emulations, whole mode
 `pytest tests` is the whole suite but for soak tests, which only `pytest -m soak` runs.
 """
 
+import gc
 import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
+from fresh_process import Forker
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -53,6 +55,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = kept
 
 
+def pytest_collection_finish() -> None:
+    """What the imports left stays: Python's collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_make_parametrize_id(val: object) -> str | None:
     """Names objects that print their address by class: workers must name a test alike."""
     return type(val).__name__ if " object at 0x" in repr(val) else None
@@ -70,17 +78,34 @@ def quick_timing(monkeypatch: pytest.MonkeyPatch) -> None:
 RunPython = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.fixture(scope="session")
+def forker() -> Iterator[Callable[[], Forker]]:
+    """The process that `run_python` forks, started when the first test wants it."""
+    started: list[Forker] = []
+
+    def get() -> Forker:
+        if not started:
+            started.append(Forker(_environment({}, ())))
+        return started[0]
+
+    yield get
+    for process in started:
+        process.close()
+
+
 @pytest.fixture
-def run_python(tmp_path: Path) -> RunPython:
+def run_python(tmp_path: Path, forker: Callable[[], Forker]) -> RunPython:
     """Runs code in a fresh Python process, outside the source tree.
 
-    `run_python(code, env=None, path=(), check=True, timeout=300)`: `env` adds to the environment (a
-    value of None removes one), `path` goes before the package on sys.path, `check` fails the test
-    where the process fails, `timeout` is in seconds. The result has `stdout` and `stderr`.
-    """
-    import tfcompress_ops
+    `run_python(code, env=None, path=(), check=True, timeout=300, new=False)`: `env` adds to the
+    environment (a value of None removes one), `path` goes before the package on sys.path, `check`
+    fails the test where the process fails, `timeout` is in seconds. The result has `stdout` and
+    `stderr`.
 
-    package_parent = Path(tfcompress_ops.__file__).parent.parent
+    The process has imported TensorFlow and Keras before the code begins, and nothing else, unless
+    `env` or `path` say what only an import of them would see, or `new` asks for an interpreter that
+    has imported nothing: `fresh_process.py`.
+    """
 
     def run(
         code: str,
@@ -88,20 +113,33 @@ def run_python(tmp_path: Path) -> RunPython:
         path: tuple[Path, ...] = (),
         check: bool = True,
         timeout: float = 300,
+        new: bool = False,
     ) -> subprocess.CompletedProcess[str]:
-        variables = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", **(env or {})}
-        variables["PYTHONPATH"] = os.pathsep.join(map(str, (*path, package_parent)))
-        process = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(code)],
-            env={name: value for name, value in variables.items() if value is not None},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        code, environment = textwrap.dedent(code), _environment(env or {}, path)
+        if new or path or any(not name.startswith("TFCOMPRESS_") for name in env or ()):
+            process = subprocess.run(
+                [sys.executable, "-c", code],
+                env=environment,
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+            )
+        else:
+            process = forker().run(code, environment, tmp_path, timeout)
         if check and process.returncode != 0:
             pytest.fail(f"The process failed ({process.returncode}):\n{process.stderr}")
         return process
 
     return run
+
+
+def _environment(env: Mapping[str, str | None], path: tuple[Path, ...]) -> dict[str, str]:
+    """The variables of a process: this one's, with those of `env` and the package's path."""
+    import tfcompress_ops
+
+    package_parent = Path(tfcompress_ops.__file__).parent.parent
+    variables = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", **env}
+    variables["PYTHONPATH"] = os.pathsep.join(map(str, (*path, package_parent)))
+    return {name: value for name, value in variables.items() if value is not None}

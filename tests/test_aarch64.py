@@ -82,7 +82,7 @@ def test_what_has_no_tiers(build: Path, name: str) -> None:
 
 
 def objects(build: Path, *tiers: str) -> list[Path]:
-    folder = build / "CMakeFiles/tfcompress_kernels.dir/csrc/formats"
+    folder = build / "csrc/CMakeFiles/tfcompress_kernels.dir/formats"
     return sorted(path for tier in tiers for path in folder.glob(f"*/matmul_{tier}.cc.o"))
 
 

@@ -17,7 +17,16 @@ import tfcompress_ops as tfc
 from tfcompress_ops.bench.timing import Timing
 from tfcompress_ops.cli import app as app_module
 from tfcompress_ops.cli import demo_command
-from tfcompress_ops.demo import digits, geometry, measure, method_results, methods, page, results
+from tfcompress_ops.demo import (
+    classifier,
+    digits,
+    geometry,
+    measure,
+    method_results,
+    methods,
+    page,
+    results,
+)
 from tfcompress_ops.demo import seeds as seeds_lib
 from tfcompress_ops.demo.contestants import variants
 from tfcompress_ops.demo.method_results import PIPELINE
@@ -178,13 +187,13 @@ def test_page_is_self_contained_html(text):
 def test_seeds(found, text):
     """Each is a classifier of its own, and page and file say the same."""
     seeds = found["seeds"]
-    assert seeds["seeds"] == [3, 4, 5]
+    assert seeds["seeds"] == [3, 4]
     labels = [row["label"] for row in seeds["rows"]]
     assert labels == [results.FLOAT32, *seeds_lib.FORMATS]
     for row in seeds["rows"]:
         assert len(set(row["accuracies"])) > 1
         assert min(row["accuracies"]) > 0.3  # trained for moments
-        mean = sum(row["accuracies"]) / 3
+        mean = sum(row["accuracies"]) / 2
         cells = [page.percentage(value) for value in (*row["accuracies"], mean)]
         shown = " ".join(" ".join(Page(text).text).split())
         assert f"{row['label']} {' '.join(cells)}" in shown
@@ -288,6 +297,25 @@ def test_says_what_to_install(monkeypatch):
     assert result.exit_code == 1
     assert "needs no_such_package" in result.output
     assert "pip install 'tfcompress_ops[demo]'" in " ".join(result.output.split())
+
+
+def test_adam_in_one_pass_is_adam():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(96, 7)).astype(np.float32), rng.integers(0, 3, 96)
+    found = []
+    for optimizer in (keras.optimizers.Adam, classifier.OnePassAdam):
+        keras.utils.set_random_seed(1)
+        layers = [keras.Input((7,)), keras.layers.Dense(9, "relu"), keras.layers.Dense(3)]
+        model = keras.Sequential(layers)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        decay = keras.optimizers.schedules.CosineDecay(0.03, 9)
+        model.compile(optimizer(decay, epsilon=1e-3), loss, jit_compile=False)
+        before = model.get_weights()
+        model.fit(x, y, batch_size=32, epochs=3, shuffle=False, verbose=0)
+        found.append(model.get_weights())
+    for start, adam, one_pass in zip(before, *found, strict=True):
+        assert np.abs(adam - start).max() > 0.03
+        np.testing.assert_allclose(one_pass, adam, atol=1e-6)
 
 
 class TestDigits:

@@ -48,13 +48,33 @@ def test_the_version_begins_with_the_tensorflow_that_the_build_is_for():
 
 def test_requirements_name_that_tensorflow():
     groups = PROJECT["project"]["optional-dependencies"].values()
-    texts = [*PROJECT["build-system"]["requires"], *(each for group in groups for each in group)]
+    texts = [each for group in groups for each in group]
     found = [one for one in map(Requirement, texts) if one.name in ("tensorflow", "tensorflow-cpu")]
-    assert len(found) == 5
+    assert len(found) == 3
     for requirement in found:
         assert requirement.specifier.contains(f"{VERSION.major}.{VERSION.minor}.99")
         assert not requirement.specifier.contains(str(NEXT))
         assert not requirement.specifier.contains(f"{VERSION.major}.{VERSION.minor - 1}.9")
+
+
+def test_a_build_takes_the_tensorflow_of_the_environment(monkeypatch, tmp_path):
+    """And asks for one where there is none, or another minor version."""
+    pytest.importorskip("scikit_build_core", reason="the build's own packages are not installed")
+    backend = load(ROOT / "cmake" / "build_backend.py")
+    cpu = PROJECT["project"]["optional-dependencies"]["cpu"]
+    monkeypatch.setattr(backend, "site_packages", lambda: [str(tmp_path)])
+    for version, wanted in (("2.20.0", cpu), (f"{VERSION.major}.{VERSION.minor}.7", [])):
+        assert backend.tensorflow() == cpu
+        for name in ("tensorflow_cpu", "tensorflow"):
+            metadata = tmp_path / f"{name}-{version}.dist-info" / "METADATA"
+            metadata.parent.mkdir()
+            metadata.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+            assert backend.tensorflow() == wanted
+            shutil.rmtree(metadata.parent)
+    hooks = ("wheel", "sdist", "editable")
+    assert all(hasattr(backend, f"build_{hook}") for hook in hooks)
+    assert hasattr(backend, "prepare_metadata_for_build_wheel")
+    assert not set(cpu) & set(backend.get_requires_for_build_sdist())
 
 
 def test_wheels_are_named_by_release(build_version, monkeypatch):

@@ -93,7 +93,7 @@ def test_avx512_source_on_any_machine(tmp_path: Path) -> None:
 def test_instruction_set_files_share_no_code_with_others(tmp_path: Path) -> None:
     """An inline function compiled with AVX-512 must not be what the linker picks for everybody."""
     build(tmp_path, target="tfcompress_kernels")
-    objects = sorted(tmp_path.glob("CMakeFiles/tfcompress_kernels.dir/**/*_avx*.o"))
+    objects = sorted(tmp_path.glob("csrc/CMakeFiles/tfcompress_kernels.dir/**/*_avx*.o"))
     assert len(objects) >= 3
     for path in objects:
         symbols = run("nm", "-C", str(path)).splitlines()

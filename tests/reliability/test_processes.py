@@ -3,12 +3,7 @@
 import concurrent.futures
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import textwrap
-import time
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -202,48 +197,47 @@ def dense_file(path, units=1000):
     return model
 
 
-def command(*arguments, cwd, limit=None):
-    code = f"{INTERRUPTIBLE}; from tfcompress_ops.cli import main; main()"
-    if limit is not None:
-        code = (
-            f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
-            + code
-        )
-    path = str(Path(tfc.__file__).parent.parent)
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def command(*arguments, before=""):
+    """Code that runs a command as `tfcompress` does, after what `before` says."""
+    return f"""
+import os, signal, sys, threading, time
+from pathlib import Path
+{INTERRUPTIBLE}
+sys.argv = ["tfcompress", *{[str(argument) for argument in arguments]!r}]
+{before}
+from tfcompress_ops.cli import main
+main()
+"""
 
 
-def test_interrupted_command(tmp_path):
-    """SIGINT at several moments: source and target are as they were, or the new target is whole."""
+# SIGINT, as the terminal sends it, DELAY seconds after the file is begun.
+INTERRUPT = """
+def interrupt():
+    deadline = time.monotonic() + 100
+    while not list(Path().glob(".tfcompress-*")) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    time.sleep(DELAY)
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=interrupt, daemon=True).start()
+"""
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.05])
+def test_interrupted_command(run_python, tmp_path, delay):
+    """SIGINT as the file is written: files are as they were, or the new one is whole."""
     source, target = tmp_path / "model.keras", tmp_path / "out.keras"
     dense_file(source)
     before = source.read_bytes()
-    arguments = ("compress", source, "-o", target, "--force")
-    for delay in (0.0, 0.05):
-        target.write_bytes(b"what was here before")
-        process = command(*arguments, cwd=tmp_path)
-        deadline = time.monotonic() + 100
-        # The moment in which the file is written is the interesting one.
-        while process.poll() is None and time.monotonic() < deadline:
-            if list(tmp_path.glob(".tfcompress-*")):
-                break
-            time.sleep(0.005)
-        time.sleep(delay)
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=100)
-        assert process.returncode == 130  # in the report, if the file was written meanwhile
-        assert source.read_bytes() == before
-        if target.read_bytes() != b"what was here before":
-            keras.saving.load_model(target)
-        assert list(tmp_path.glob(".tfcompress-*")) == []
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["model.keras", "out.keras"]
+    target.write_bytes(b"what was here before")
+    interrupt = INTERRUPT.replace("DELAY", str(delay))
+    code = command("compress", source, "-o", target, "--force", before=interrupt)
+    process = run_python(code, check=False, timeout=100)
+    # In the report, if the file was written meanwhile.
+    assert process.returncode == 130, process.stderr
+    assert source.read_bytes() == before
+    if target.read_bytes() != b"what was here before":
+        keras.saving.load_model(target)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.keras", "out.keras"]
 
 
 def test_interrupted_compress(run_python):
@@ -278,30 +272,30 @@ def test_interrupted_compress(run_python):
     assert process.stdout.strip().endswith("as it was")
 
 
-def test_disk_full(tmp_path):
+def test_disk_full(run_python, tmp_path):
     """A file that cannot grow any more: one line of an error, and the old target is still there."""
     source, target = tmp_path / "model.keras", tmp_path / "out.keras"
     dense_file(source, units=300)
     target.write_bytes(b"what was here before")
-    process = command("compress", source, "-o", target, "--force", cwd=tmp_path, limit=50_000)
-    _, errors = process.communicate(timeout=100)
-    assert process.returncode == 1, errors
-    assert "cannot be written" in errors
-    assert "Traceback" not in errors
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))"
+    code = command("compress", source, "-o", target, "--force", before=limit)
+    process = run_python(code, check=False)
+    assert process.returncode == 1, process.stderr
+    assert "cannot be written" in process.stderr
+    assert "Traceback" not in process.stderr
     assert target.read_bytes() == b"what was here before"
     assert list(tmp_path.glob(".tfcompress-*")) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_unwritable_directory(tmp_path):
+def test_unwritable_directory(run_python, tmp_path):
     source, folder = tmp_path / "model.keras", tmp_path / "folder"
     dense_file(source, units=30)
     folder.mkdir(mode=0o500)
-    process = command("compress", source, "-o", folder / "out.keras", cwd=tmp_path)
-    _, errors = process.communicate(timeout=100)
+    process = run_python(command("compress", source, "-o", folder / "out.keras"), check=False)
     assert process.returncode == 1
-    assert "cannot be written to" in errors
-    assert "Traceback" not in errors
+    assert "cannot be written to" in process.stderr
+    assert "Traceback" not in process.stderr
 
 
 def test_directory_that_cannot_be_replaced(tmp_path, monkeypatch):

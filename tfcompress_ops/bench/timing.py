@@ -184,7 +184,6 @@ def _orders(names: list[str], rounds: int) -> Iterator[list[str]]:
 def _no_garbage_collection() -> Iterator[None]:
     """Keeps Python's cycle collector from running inside a timed span."""
     was_enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield
