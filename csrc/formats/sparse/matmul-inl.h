@@ -273,6 +273,13 @@ TFCOMPRESS_INLINE void MultiplySteps(const Steps& steps, const typename S::XElem
   }
 }
 
+// Not inlined, where registers are few: with the epilogue's variables around it, compilers keep sums on the stack.
+template <class S, int MR, bool kSumWeights>
+TFCOMPRESS_NOINLINE void MultiplyStepsApart(const Steps& steps, const typename S::XElement* x, int64_t x_stride, typename S::Acc* acc,
+                                            typename S::Acc* weight_sums) {
+  MultiplySteps<S, MR, kSumWeights>(steps, x, x_stride, acc, weight_sums);
+}
+
 // The same where the rows' windows are held in registers for all steps that they have: L1 is read once for them, not once for each. A window
 // of two pieces leaves the second to the next window, whose first it is; so even and odd pieces keep to registers of their own. Cycles a step and row of
 // 8 rows of Zen 5, at two steps a window: reach 64 1.0 (1.2 from L1), reach 128 1.15 (2.0); the look-ups and products alone 0.83 and 0.91.
@@ -356,7 +363,7 @@ TFCOMPRESS_NOINLINE void MultiplyPanels(const MatMulArgs& args, const PanelsAndR
     if constexpr (S::kValues == Values::kInt8 && std::is_same<Sum, float>::value) {  // exact for so many steps at a time only
       Words totals[MR] = {};
       for (int64_t s = 0; s < steps.count; s += kExactSteps) {
-        MultiplySteps<S, MR, false>(Part<S::kValues>(steps, s, Min(steps.count, s + kExactSteps)), x, x_stride, acc, nullptr);
+        MultiplyStepsApart<S, MR, false>(Part<S::kValues>(steps, s, Min(steps.count, s + kExactSteps)), x, x_stride, acc, nullptr);
         for (int r = 0; r < MR; ++r) totals[r] += reinterpret_cast<Words>(__builtin_convertvector(LoadLanes<Floats>(&acc[r]), Ints));
       }
       const PanelEpilogue epilogue(args, panel, Words{});
@@ -364,6 +371,8 @@ TFCOMPRESS_NOINLINE void MultiplyPanels(const MatMulArgs& args, const PanelsAndR
     } else {
       if constexpr (MR >= S::kHoldsFrom) {
         MultiplyStepsHeld<S, MR, kSumWeights>(steps, x, acc, &weights);
+      } else if constexpr (S::kHoldsFrom == kHoldsNone) {
+        MultiplyStepsApart<S, MR, kSumWeights>(steps, x, x_stride, acc, &weights);
       } else {
         MultiplySteps<S, MR, kSumWeights>(steps, x, x_stride, acc, &weights);
       }
