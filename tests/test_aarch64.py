@@ -30,7 +30,9 @@ CPUS = {"cortex-a72": ["portable", "neon"], "max": ["portable", "neon", "dotprod
 # Random cases a tier.
 CASES = {"int8_test": 100, "binary_test": 150, "sparse_test": 60}
 # The innermost loops of these functions are where the time goes.
-TILES = re.compile(r"(?:Integer|Direct|Decoded|Signs|Bytes|Tables|Columns)Tile<|MultiplyStepsApart<")
+TILES = re.compile(
+    r"(?:Integer|Direct|Decoded|Signs|Bytes|Tables|Columns)Tile<|MultiplyStepsApart<"
+)
 BRANCH = re.compile(r"(?:b\.\w+|cbn?z\s+\w+,|tbn?z\s+\w+, #\d+,|b)\s+([0-9a-f]+) <")
 
 

@@ -16,7 +16,7 @@ FORMATS = [
     Binary("int8", center=True),
     Binary("binary", center=True, scale_inputs=True),
 ]
-FUSED = sorted(ops._FUSED)
+FUSED = sorted(ops.FUSED_ACTIVATIONS)
 
 
 def by_label(format_):
@@ -82,7 +82,7 @@ def test_fused_activations(format_, name):
     x, arrays, bias = problem(format_, (18,))
     y = format_.matmul(x, arrays, bias, activation=name)
     z = format_.matmul(x, arrays, bias)
-    np.testing.assert_allclose(y, ops._FUSED[name](z), rtol=3e-5, atol=3e-6)
+    np.testing.assert_allclose(y, ops.FUSED_ACTIVATIONS[name](z), rtol=3e-5, atol=3e-6)
 
 
 def test_activations_that_run_after_the_op():
@@ -164,7 +164,7 @@ def expected_gradients(format_, x, arrays, bias, activation, dy):
     z = tf.cast(format_.matmul(tf.cast(x, tf.float32), arrays, bias), tf.float32)
     with tf.GradientTape() as tape:
         tape.watch(z)
-        y = ops._FUSED[activation](z)
+        y = ops.FUSED_ACTIVATIONS[activation](z)
     dz = tape.gradient(y, z, tf.cast(dy, tf.float32))
     dx = tf.tensordot(dz, tf.transpose(weights), 1)
     if format_.activations == "binary":

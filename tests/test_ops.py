@@ -13,7 +13,7 @@ from tfcompress_ops.formats import Int8
 
 K, N = 19, 7
 EVERY_FORMAT = [format_ for _, format_ in Int8.variants()]
-FUSED = sorted(ops._FUSED)
+FUSED = sorted(ops.FUSED_ACTIVATIONS)
 NOT_FUSED = [
     "softmax",
     "log_softmax",
@@ -81,7 +81,7 @@ def test_fused_activations(name):
     x, arrays, bias = problem(rows=(40,))
     z = int8_matmul(x, arrays, bias)
     y = int8_matmul(x, arrays, bias, activation=name)
-    np.testing.assert_allclose(y, ops._FUSED[name](z), rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(y, ops.FUSED_ACTIVATIONS[name](z), rtol=2e-5, atol=2e-6)
     assert ops.fused_activation_name(name) == (name, None)
     if name != "gelu_tanh":  # Keras has no such name
         function = getattr(keras.activations, name)
@@ -205,7 +205,7 @@ def gradients(format_, x, arrays, bias, activation, dy):
     z = tf.cast(int8_matmul(tf.cast(x, tf.float32), arrays, bias, format_), tf.float32)
     with tf.GradientTape() as tape:
         tape.watch(z)
-        y = ops._FUSED[activation](z)
+        y = ops.FUSED_ACTIVATIONS[activation](z)
     dz = tf.reshape(tape.gradient(y, z, tf.cast(dy, tf.float32)), (-1, N)).numpy()
     return (dz @ weights.T).reshape(x.shape), dz.sum(axis=0)
 
