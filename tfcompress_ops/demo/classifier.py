@@ -25,12 +25,12 @@ _LEARNING_RATE = 1e-3
 _LATENT_DEVIATION = 0.045
 
 
-@keras.saving.register_keras_serializable("tfcompress_ops")
+@keras.saving.register_keras_serializable(package="tfcompress")
 class OnePassAdam(keras.optimizers.Adam):  # type: ignore[misc]
     """Keras' Adam, by the one op that TensorFlow has for it.
 
     Keras writes it as a dozen ops, each of which goes through all of a variable: of millions of
-    weights that takes longer than the products of a batch.
+    weights that takes longer than the products of a batch. `amsgrad` is not part of that op.
     """
 
     def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:

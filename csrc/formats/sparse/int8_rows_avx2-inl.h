@@ -27,10 +27,6 @@ struct ShuffledInt8Rows {
   static constexpr int kHoldsFrom = kHoldsNone;
   static Acc Zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
   static Acc Add(Acc a, Acc b) { return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)}; }
-  static void Store(int32_t* to, Acc a) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), a.low);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 8), a.high);
-  }
   static __m256i Load(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
   static Step LoadStep(const uint8_t* indices, const char* values) {
     const __m256i low = Load(values), high = Load(values + 32);

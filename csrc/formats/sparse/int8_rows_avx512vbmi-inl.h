@@ -22,7 +22,6 @@ struct Int8Rows {
   static constexpr bool kInterleaved = true;
   static Acc Zero() { return _mm512_setzero_si512(); }
   static Acc Add(Acc a, Acc b) { return _mm512_add_epi32(a, b); }
-  static void Store(int32_t* to, Acc a) { _mm512_storeu_si512(to, a); }
   static Step LoadStep(const uint8_t* indices, const char* values) { return {_mm512_loadu_si512(indices), _mm512_loadu_si512(values)}; }
   static constexpr int kHoldsFrom = 4;
   static constexpr int kPieces = kReach / 64;

@@ -39,15 +39,15 @@ struct Kernels {
 };
 
 // Rows of x that a worker holds prepared.
-inline constexpr int64_t kRowsHeld = 64;     // Rows: a multiple of every tile
+inline constexpr int64_t kRowsHeld = 64;     // Rows: tiles of nearly equal height
 inline constexpr int64_t kColumnsHeld = 32;  // Columns: two registers of 16 or four of 8
 // Steps that Rows passes over for each tile of rows: 2,048 of int8 values are 260 KiB, in L2.
 inline constexpr int64_t kRowsSteps = 2048;
 // Panels that it passes over at most: 4 KiB of sums of their weights.
 inline constexpr int64_t kRowsPanels = 64;
-// Rows of x to fall back to when there are at most this many.
+// Columns of x where there are at most so many rows.
 inline constexpr int64_t kFewColumns = 16;
-// k that Columns multiplies at a time: 256 x 32 floats are 32 KiB, in L1.
+// k that Columns multiplies at a time: 256 x 32 floats are 32 KiB, in L1; of 16 columns twice as many.
 inline constexpr int64_t kColumnsDepth = 256;
 // Panels whose sums Columns holds at a time: 64 x 16 x 32 floats are 128 KiB, in L2.
 inline constexpr int64_t kColumnsPanels = 64;

@@ -5,7 +5,7 @@
 //     kValues, kReach      what it multiplies
 //     XElement             a prepared activation: float, uint16_t (bfloat16), int8_t, or uint8_t (x_q + 128)
 //     Sum                  float or int32_t
-//     Acc                  register(s) of 16 sums;  Zero, Add, Store(Sum*, Acc)
+//     Acc                  register(s) of 16 sums, in their order and nothing else;  Zero, Add
 //     Step                 registers of one step;   LoadStep(indices, values)
 //     kRowTile             most rows of a tile
 //     kMostSets            sets of sums that one row, or a few, take in turn at most: 1 where an Acc is so many registers that it does not wait
@@ -280,9 +280,10 @@ TFCOMPRESS_NOINLINE void MultiplyStepsApart(const Steps& steps, const typename S
   MultiplySteps<S, MR, kSumWeights>(steps, x, x_stride, acc, weight_sums);
 }
 
-// The same where the rows' windows are held in registers for all steps that they have: L1 is read once for them, not once for each. A window
-// of two pieces leaves the second to the next window, whose first it is; so even and odd pieces keep to registers of their own. Cycles a step and row of
-// 8 rows of Zen 5, at two steps a window: reach 64 1.0 (1.2 from L1), reach 128 1.15 (2.0); the look-ups and products alone 0.83 and 0.91.
+// The same where the rows' windows are held in registers for all steps that they have: L1 is read once for them, not once for each. Of two windows
+// in a row that have two pieces, the second takes one over from the first. (To hand pieces on from each window to the next costs more in copies from
+// register to register than loads.) Cycles a step and row of 8 rows of Zen 5, at two steps a window: reach 64 1.0 (1.2 from L1), reach 128 1.15 (2.0);
+// the look-ups and products alone 0.83 and 0.91.
 // Not inlined: with the epilogue's variables around it, the compiler keeps pointers in vector registers, and pieces on the stack.
 template <class S, int MR, bool kSumWeights>
 TFCOMPRESS_NOINLINE void MultiplyStepsHeld(const Steps& steps, const typename S::XElement* x, typename S::Acc* acc,
@@ -567,8 +568,8 @@ void PrepareColumns(const MatMulArgs& args, int64_t first, int64_t rows, int64_t
   }
 }
 
-// How many of the windows are below the limit, those of the first 64 of which one is not counted last. Without an early end within the 64:
-// compilers vectorise it.
+// How many windows are below the limit, in ascending order. In any other order: as many as 64 at a time have, up to the first 64 that are not all
+// below it. Without an early end within the 64: compilers vectorise it.
 TFCOMPRESS_INLINE int64_t CountBelow(const uint16_t* windows, int64_t count, int64_t limit) {
   constexpr int64_t kAtATime = 64;
   if (limit > 0xffff) return count;

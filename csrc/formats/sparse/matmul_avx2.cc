@@ -26,10 +26,6 @@ struct FloatRows {
   static constexpr int kHoldsFrom = kHoldsNone;
   static Acc Zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
   static Acc Add(Acc a, Acc b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
-  static void Store(float* to, Acc a) {
-    _mm256_storeu_ps(to, a.low);
-    _mm256_storeu_ps(to + 8, a.high);
-  }
   static Step LoadStep(const uint8_t* indices, const char* values) { return {indices, values}; }
   static __m256 Gather(const float* x, __m256i index) {
     return _mm256_i32gather_ps(x, _mm256_and_si256(index, _mm256_set1_epi32(63)), 4);

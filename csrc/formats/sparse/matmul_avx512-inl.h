@@ -41,7 +41,6 @@ struct Floats512 {
   static constexpr bool kInterleaved = true;
   static Acc Zero() { return _mm512_setzero_ps(); }
   static Acc Add(Acc a, Acc b) { return _mm512_add_ps(a, b); }
-  static void Store(float* to, Acc a) { _mm512_storeu_ps(to, a); }
 };
 
 struct Float32Rows : Floats512 {

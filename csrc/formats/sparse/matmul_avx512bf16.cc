@@ -20,7 +20,6 @@ struct BFloat16PairRows {
   static constexpr bool kInterleaved = true;
   static Acc Zero() { return _mm512_setzero_ps(); }
   static Acc Add(Acc a, Acc b) { return _mm512_add_ps(a, b); }
-  static void Store(float* to, Acc a) { _mm512_storeu_ps(to, a); }
   static Step LoadStep(const uint8_t* indices, const char* values) {
     return {_mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(indices))), _mm512_loadu_si512(values)};
   }

@@ -42,10 +42,6 @@ struct FloatRows {
     for (int i = 0; i < 4; ++i) a.of[i] = vaddq_f32(a.of[i], b.of[i]);
     return a;
   }
-  static void Store(float* to, const Acc& a) {
-    TFCOMPRESS_UNROLL
-    for (int i = 0; i < 4; ++i) vst1q_f32(to + 4 * i, a.of[i]);
-  }
   static Step LoadStep(const uint8_t* indices, const char* values) { return {indices, values}; }
   // The activations that four indices name, kBits apart in a word of 64.
   template <int kBits, int kFirst>
@@ -109,10 +105,6 @@ struct LookedUpRows {
     TFCOMPRESS_UNROLL
     for (int i = 0; i < 4; ++i) a.of[i] = AddWrapping(a.of[i], b.of[i]);
     return a;
-  }
-  static void Store(int32_t* to, const Acc& a) {
-    TFCOMPRESS_UNROLL
-    for (int i = 0; i < 4; ++i) vst1q_s32(to + 4 * i, a.of[i]);
   }
   static Step LoadStep(const uint8_t* indices, const char* values) {
     Step step;

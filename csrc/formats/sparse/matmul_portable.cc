@@ -27,7 +27,6 @@ struct Rows {
     for (int64_t l = 0; l < kLanes; ++l) a.of[l] += b.of[l];
     return a;
   }
-  static void Store(float* to, const Acc& a) { __builtin_memcpy(to, a.of, sizeof(a.of)); }
   static Step LoadStep(const uint8_t* indices, const char* values) { return {indices, values}; }
   static float Value(const char* values, int64_t at) {
     if constexpr (kStored == Values::kFloat32) return reinterpret_cast<const float*>(values)[at];
