@@ -44,7 +44,8 @@ def tensorflow() -> list[str]:
     assert found is not None
     installed = importlib.metadata.distributions(path=site_packages())
     if any(
-        str(one.name).lower().replace("-", "_") in DISTRIBUTIONS and one.version.startswith(found[1])
+        str(one.name).lower().replace("-", "_") in DISTRIBUTIONS
+        and one.version.startswith(found[1])
         for one in installed
     ):
         return []
